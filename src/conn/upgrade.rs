@@ -292,6 +292,7 @@ impl Upgraded {
     }
 
     /// Returns a check of whether [`draining`](Self::draining) may be ready, which costs less than a poll of it.
+    #[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "for tunnels to servers"))]
     pub(crate) fn may_be_draining(&self) -> impl Fn() -> bool + Send + use<> {
         let draining = self.draining.clone();
         move || draining.as_ref().is_some_and(|watch| !matches!(watch.has_changed(), Ok(false)))

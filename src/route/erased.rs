@@ -60,13 +60,13 @@ pub struct ResponseFuture(State);
 
 enum State {
     Boxed(Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>),
-    /// The router's own response; `None` once it was returned.
-    Ready(Option<Response<Body>>),
+    /// The router's own response; `None` once it was returned. Boxed, since it is rare.
+    Ready(Option<Box<Response<Body>>>),
 }
 
 impl ResponseFuture {
     pub(super) fn ready(response: Response<Body>) -> Self {
-        Self(State::Ready(Some(response)))
+        Self(State::Ready(Some(Box::new(response))))
     }
 }
 
@@ -77,7 +77,7 @@ impl Future for ResponseFuture {
         match &mut self.0 {
             State::Boxed(future) => future.as_mut().poll(cx),
             State::Ready(response) => {
-                Poll::Ready(Ok(response.take().expect("polled after it was complete")))
+                Poll::Ready(Ok(*response.take().expect("polled after it was complete")))
             }
         }
     }

@@ -68,6 +68,7 @@ impl Format {
     }
 
     /// Returns the format for a request whose `Accept` is not evaluated: `Grpc` or `Text`.
+    #[cfg_attr(not(feature = "h2"), allow(dead_code, reason = "for the driver of HTTP/2"))]
     pub(crate) fn without_accept(headers: &HeaderMap) -> Self {
         if grpc::is_grpc(headers) { Self::Grpc } else { Self::Text }
     }

@@ -78,6 +78,10 @@ enum Progress {
     Answered,
 }
 
+#[cfg_attr(
+    not(feature = "upstream"),
+    allow(dead_code, reason = "some are for pools of connections")
+)]
 impl<P: Protocol, I, C> Exchange<P, I, C> {
     /// Creates the exchange of a request that has no connection yet.
     pub(crate) fn unconnected(request: Request<Body>, extra: P::Extra, checkin: C) -> Self {
