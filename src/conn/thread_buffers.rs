@@ -46,7 +46,7 @@ pub(super) fn poll_read<I: AsyncRead + Unpin>(
     poll_read_up_to(io, cx, input, usize::MAX)
 }
 
-/// Reads as [`poll_read`], at most `max_len` bytes.
+/// Reads like [`poll_read`], at most `max_len` bytes.
 pub(super) fn poll_read_up_to<I: AsyncRead + Unpin>(
     io: &mut I,
     cx: &mut Context<'_>,

@@ -16,24 +16,24 @@ use tokio::io::Interest;
 use super::Stream;
 use crate::body::{Ends, Pipe};
 
-/// The capacity of a pipe, 256 KiB: a body of 100 KiB in one piece, and few system calls for a large one. Without
-/// privileges a user may have 64 MiB in pipes (`pipe-user-pages-soft`); beyond it they stay at the kernel's default.
+/// The capacity of a pipe: 256 KiB, which fits a body of 100 KiB, and saves system calls for larger ones. A user without
+/// privileges may have pipes of 64 MiB in total (`pipe-user-pages-soft`); further ones have the kernel's default capacity.
 const CAPACITY: usize = 256 << 10;
 
 /// Empty pipes that a thread keeps for its next transfers.
 const MAX_KEPT: usize = 16;
 
-/// Pipes of the process with which bodies may be moved, 512. Each has two descriptors, and may hold [`CAPACITY`] for a
+/// Maximum number of pipes of the process for bodies: 512. Each has two descriptors, and may hold [`CAPACITY`] for a
 /// client that does not read.
 const MAX_BODY_PIPES: usize = 512;
 
-/// Pipes of the process, with those that are kept.
+/// The number of pipes of the process, including those that threads keep.
 static PIPES: Count = Count(AtomicUsize::new(0));
 
 struct Count(AtomicUsize);
 
 impl Count {
-    /// Counts another one, unless there are `max`.
+    /// Counts another pipe, unless there are `max`.
     fn try_add(&self, max: usize) -> bool {
         let has_room = self.0.fetch_add(1, Relaxed) < max;
         if !has_room {
@@ -117,7 +117,7 @@ fn pop() -> Option<Pipe> {
     Some(Pipe::new(ends, release))
 }
 
-/// Returns a new pipe, which is counted already.
+/// Creates a pipe that was counted before.
 fn open() -> io::Result<Pipe> {
     let (read, write) =
         pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).inspect_err(|_| PIPES.subtract(1))?;
@@ -125,10 +125,10 @@ fn open() -> io::Result<Pipe> {
     Ok(Pipe::new((read.into(), write.into()), release))
 }
 
-/// Keeps an empty pipe, and closes others.
+/// Keeps a pipe if it is empty, and closes it otherwise.
 fn release(ends: Ends, is_empty: bool) {
     let keep = |ends| {
-        // The stack is destroyed already when the thread ends.
+        // The stack may be destroyed already when the thread ends.
         KEPT.try_with(|kept| {
             let mut kept = kept.borrow_mut();
             let has_room = kept.0.len() < MAX_KEPT;

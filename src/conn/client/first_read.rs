@@ -1,24 +1,24 @@
-//! `FirstRead`: how much of a response is read together with its head.
+//! `FirstRead`: the size of the first read of a response.
 
-/// The least length of a body that is moved by splice(2), 32 KiB: below it a copy costs less.
+/// Minimum length of a body that is moved by splice(2): 32 KiB. For a shorter one, a copy costs less.
 pub(super) const MIN_SPLICED: u64 = 32 << 10;
 
-/// The most that is read with the head of a response whose body is likely to be spliced, 4 KiB.
+/// Maximum size of the first read of a response whose body is likely to be spliced: 4 KiB.
 const SHORT_READ: usize = 4 << 10;
 
-/// How much of a response is read together with its head.
+/// The size of the first read of a response, which contains the head.
 ///
-/// What has been read into memory cannot be moved in the kernel. A large first read saves a system call for every other
-/// response, so it is short only on a connection whose last body was large, and never again on one whose large bodies
-/// have a reader that takes bytes.
+/// Bytes that were read into memory cannot be moved in the kernel. But a large first read saves a system call for all
+/// other responses. So it is small only on a connection whose last body was large, and no longer once a reader has taken
+/// such a body as bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum FirstRead {
-    /// As much as there is.
+    /// Large: everything that has arrived.
     #[default]
     Whole,
-    /// The head, and not much more.
+    /// Small: the head, and little of the body.
     Short,
-    /// As much as there is, on this connection from now on.
+    /// Large, for all further responses of this connection.
     AlwaysWhole,
 }
 

@@ -35,11 +35,11 @@ pub(super) struct Incoming<P: Protocol, I, C> {
     pipes: Pipes,
 }
 
-/// Whether the body travels in pipes.
+/// Whether the body is moved through pipes.
 enum Pipes {
-    /// Its reader takes bytes.
+    /// No: its reader takes bytes.
     Refused,
-    /// Too little of it is outside of memory.
+    /// No: too little of it is still in the socket.
     Unused,
     /// Within this budget.
     Used(Budget),
@@ -47,7 +47,7 @@ enum Pipes {
 
 /// The result of a read.
 enum Read {
-    /// As many bytes were appended to the input; 0 is the end of the stream.
+    /// This number of bytes was appended to the input; 0 is the end of the stream.
     Input(usize),
     /// Bytes of the body.
     Pipe(Pipe),
@@ -122,7 +122,7 @@ impl<P: Protocol, I: Io, C: Checkin<Connection<P, I>>> Incoming<P, I, C> {
         }
     }
 
-    /// Gives up the connection at the end of the body, which has arrived.
+    /// Ends the body, which has arrived, and checks in the connection if it can be reused.
     fn finish(&mut self) {
         if let Some((connection, checkin)) = self.exchange.take()
             && connection.is_reusable()
@@ -131,7 +131,7 @@ impl<P: Protocol, I: Io, C: Checkin<Connection<P, I>>> Incoming<P, I, C> {
         }
     }
 
-    /// Ends the body with its last pipe, so that another request can use the connection while a slow client reads it.
+    /// Ends the body with its last pipe, so that the connection can be used while a slow client reads the pipe.
     fn finish_if_complete(&mut self) {
         let Some((connection, _)) = &mut self.exchange else { return };
         let state = &mut *connection.state;

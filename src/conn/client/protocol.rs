@@ -79,8 +79,8 @@ pub(crate) mod sealed {
         /// Returns the bytes of the body that `recv` has not returned, if known.
         fn remaining_body(&self) -> Option<u64>;
 
-        /// Returns how many bytes of the body, which `recv` has not returned, are on the stream as they are: 0 if
-        /// they are framed, or if their number is unknown.
+        /// Returns the number of bytes of the body that `recv` has not returned, if they are on the stream without
+        /// framing; otherwise, or if the number is unknown, 0.
         fn unframed_body(&self) -> u64 {
             0
         }

@@ -28,7 +28,7 @@ impl InKernel {
         }
     }
 
-    /// Returns whether `io` may send it.
+    /// Returns whether `io` supports sending it.
     pub(super) fn is_sent_by(&self, io: &impl Io) -> bool {
         match self {
             Self::File(_) => io.can_send_file(),
@@ -36,7 +36,10 @@ impl InKernel {
         }
     }
 
-    /// Sends bytes from the front and advances. The error is `Unsupported` if they must be read.
+    /// Sends bytes from the front and advances.
+    ///
+    /// # Errors
+    /// `Unsupported` if they must be read instead.
     pub(super) fn poll_send<I: Io>(
         &mut self,
         io: &mut I,

@@ -8,20 +8,20 @@ use super::{
     shares::Shares,
 };
 
-/// The largest set of which every endpoint is checked, 64: a check costs about 3 ns.
+/// Maximum size of a set in which every endpoint is checked: 64. A check costs about 3 ns.
 const MAX_EXACT: usize = 64;
 
-/// The endpoints of a larger set that are checked, if all have the same weight: 8.
+/// Number of endpoints of a larger set that are checked, if all have the same weight: 8.
 const SAMPLES: u64 = 8;
 
-/// The endpoints of a larger set that are checked, if weights differ: 3, since each costs a search by weight.
+/// Number of endpoints of a larger set that are checked, if weights differ: 3, since each costs a search by weight.
 const WEIGHTED_SAMPLES: u64 = 3;
 
 /// Picks the endpoint with the fewest requests in flight relative to its weight.
 ///
-/// It rotates among equals, so that idle endpoints share the requests. In a set of up to 64 it checks every endpoint.
-/// In a larger one it checks eight at random, or three by weight if weights differ, so it is not exact there: the
-/// picked endpoint is among the least loaded ones. If none of these is eligible, it checks all.
+/// It rotates among equals, so that idle endpoints share the requests. In a set of up to 64 endpoints it checks every
+/// one. In a larger set it is not exact: it checks eight at random, or three by weight if weights differ, and all if none
+/// of these is eligible.
 ///
 /// ```
 /// use vestibule::policy::pick::{Candidate, Candidates, LeastOutstanding, Pick};
@@ -112,8 +112,7 @@ mod tests {
         }
     }
 
-    /// Picks as many times as ten for each unit of weight, with a request in flight for each pick. Returns the loads
-    /// by weight.
+    /// Picks ten times for each unit of weight, with a request in flight for each pick. Returns the loads by weight.
     fn loads(mut set: Set) -> Vec<usize> {
         let policy = LeastOutstanding::new();
         let prepared = policy.prepare(Candidates::new(&set));

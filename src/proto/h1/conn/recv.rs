@@ -149,7 +149,7 @@ impl<R: Role> Conn<R> {
         }
     }
 
-    /// Reports that `n` bytes of the body have arrived and were moved elsewhere, without [`recv`](Self::recv).
+    /// Reports that `n` bytes of the body have arrived and were moved from the socket without [`recv`](Self::recv).
     ///
     /// No bytes of this body may be in the input, and its length must be known: see
     /// [`remaining_body`](Self::remaining_body). `recv` returns the end of the body as usual.
