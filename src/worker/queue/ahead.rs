@@ -321,14 +321,19 @@ impl Queue {
 
     /// Tries again to take back a job for an idle worker.
     pub(super) fn retry_ahead(&mut self, now: Instant) {
-        if self.jobs.is_empty() && self.retry_ahead_at().is_some() {
+        let Some(at) = self.ahead.retry_at else { return };
+        if self.jobs.is_empty() && !self.idle.is_empty() && !self.ahead.is_empty() {
             self.jobs.extend(self.ahead.take_back_oldest(now));
+        } else if at <= now {
+            self.ahead.retry_at = None;
         }
     }
 
-    /// Returns the latest time of the next try. The end of a request may cause one earlier.
+    /// Returns the latest time of the next try. The end of a request may cause one earlier. The time remains when no try
+    /// is needed any more: under load the next one is often later, so that the supervisor's thread, which sleeps until
+    /// then, need not be woken for it.
     pub(in super::super) fn retry_ahead_at(&self) -> Option<Instant> {
-        self.ahead.retry_at.filter(|_| !self.idle.is_empty() && !self.ahead.is_empty())
+        self.ahead.retry_at
     }
 
     /// Queues jobs again that were taken back, before all others.

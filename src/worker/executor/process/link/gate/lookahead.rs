@@ -140,7 +140,9 @@ impl Window {
         let is_fast = self.last.is_some_and(is_short)
             && self.begun_at.is_some_and(|at| is_short(now.saturating_duration_since(at)));
         let fits = self.average * (self.ahead.len() as u32 + 1) <= MAX_WORK;
-        self.may_look_ahead
+        // What is sent after the exit of the worker is lost, even if a descendant still holds the socket open.
+        self.worker_end.is_some()
+            && self.may_look_ahead
             && is_fast
             && (self.ahead.is_empty() || fits && self.ahead.len() < MAX_DEPTH)
     }
