@@ -35,7 +35,8 @@ use vestibule::{
 /// Shutdown timeout: the time that requests in flight may take when the program is stopped.
 const SHUTDOWN: Duration = Duration::from_secs(10);
 
-#[tokio::main]
+// One thread, unless there is `--threads`: the workers are processes.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     tracing_subscriber::fmt().with_target(false).with_writer(std::io::stderr).init();
     let result = match Args::parse() {

@@ -30,7 +30,8 @@ const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/php");
 /// Maximum size of a request body: 16 MiB.
 const MAX_BODY: u64 = 16 << 20;
 
-#[tokio::main]
+// One thread: the scripts run in processes.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().with_target(false).with_writer(std::io::stderr).init();
     let args = Args::parse()?;

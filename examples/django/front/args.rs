@@ -12,7 +12,7 @@ django [OPTIONS] [PROJECT_DIR MODULE:APP]
 
   --listen ADDR     host:port or unix:/path (127.0.0.1:8000)
   --workers N       processes that run the application (one for each core)
-  --threads N       N front threads with a runtime each (0: one for each core); without it, one runtime
+  --threads N       front threads, beside the workers (1; 0: one for each core)
   --asgi            the application uses ASGI, such as mysite.asgi:application
   --trust NETWORK   trusts X-Forwarded-For and -Proto of proxies there, such as 10.0.0.0/8; may be repeated
   --public-media    serves MEDIA_ROOT at MEDIA_URL without access control
