@@ -1,0 +1,131 @@
+//! The life of a pool: the start of its workers, reloads, and the end.
+
+use std::{
+    sync::PoisonError,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use super::{super::error::WorkerPanicked, Pool, State};
+use crate::{
+    error::{BoxError, Chain, Error, Kind},
+    policy::restart::{Reloaded, Startup, WorkerId},
+};
+
+impl Pool {
+    /// Begins to replace all workers by a new generation, which must be ready within `timeout`. Returns `None` if
+    /// that is not possible now.
+    pub(in super::super) fn reload(
+        &self,
+        timeout: Duration,
+    ) -> Option<oneshot::Receiver<Reloaded>> {
+        let now = Instant::now();
+        self.update(|s| {
+            let (sender, receiver) = oneshot::channel();
+            s.supervisor.reload(now, timeout).then(|| {
+                s.reload = Some(sender);
+                receiver
+            })
+        })
+    }
+
+    /// Stops all workers, and starts each again when it has exited. Returns whether that was possible.
+    pub(in super::super) fn restart(&self) -> bool {
+        let now = Instant::now();
+        self.update(|s| s.supervisor.restart(now))
+    }
+
+    /// Records that worker `id` has built its application and takes requests.
+    pub(in super::super) fn on_ready(&self, id: WorkerId) {
+        let now = Instant::now();
+        self.update(|s| s.supervisor.on_ready(id, now));
+    }
+
+    /// Records that worker `id` could not be started. [`on_exit`](Self::on_exit) follows.
+    pub(in super::super) fn on_failed(&self, id: WorkerId, error: BoxError) {
+        let mut s = self.lock();
+        if s.supervisor.startup() == Startup::Pending {
+            s.startup_error.get_or_insert(error);
+            return;
+        }
+        drop(s); // a log subscriber may call `stats`
+        let error = Chain(&*error);
+        let message = "cannot start a worker; it will be retried after a pause";
+        tracing::error!(target: "vestibule::worker", worker = %id, %error, "{message}");
+    }
+
+    /// Records that worker `id` has exited, so that its slot is free.
+    pub(in super::super) fn on_exit(&self, id: WorkerId) {
+        let now = Instant::now();
+        self.leave(id);
+        let unfinished = self.update(|s| {
+            s.supervisor.on_exit(id, now);
+            let mut unfinished = s.queue.take_ahead(id);
+            unfinished.extend(s.queue.take_in_flight(id));
+            unfinished
+        });
+        for job in unfinished {
+            let cause = WorkerPanicked { message: "its worker exited".to_owned() };
+            drop(job.take_permit());
+            job.abort(|| Error::new(Kind::Internal, cause.clone()));
+        }
+    }
+
+    /// Changes the state of workers, and wakes the threads that wait for a change.
+    pub(super) fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut s = self.lock();
+        let out = change(&mut s);
+        let waiting = s.check_reloaded();
+        self.alarm.notify_one();
+        self.started.notify_all();
+        drop(s);
+        for (_, waker) in waiting {
+            waker.wake();
+        }
+        out
+    }
+
+    /// Waits until all workers are ready.
+    ///
+    /// # Errors
+    /// The error of the first one that could not be started.
+    pub(in super::super) fn wait_started(&self) -> Result<(), BoxError> {
+        let is_pending = |s: &mut State| s.supervisor.startup() == Startup::Pending;
+        let s = self.started.wait_while(self.lock(), is_pending);
+        let mut s = s.unwrap_or_else(PoisonError::into_inner);
+        match s.supervisor.startup() {
+            Startup::Ready => Ok(()),
+            Startup::Pending | Startup::Failed => {
+                Err(s.startup_error.take().unwrap_or_else(|| "a worker exited".into()))
+            }
+        }
+    }
+
+    /// Closes the pool. Queued requests are still run, then the workers exit.
+    pub(in super::super) fn close(&self) {
+        self.permits.close();
+        let now = Instant::now();
+        self.update(|s| {
+            s.supervisor.close(now);
+            s.queue.close();
+        });
+    }
+
+    /// Records that all threads have ended.
+    pub(in super::super) fn set_ended(&self) {
+        self.lock().has_ended = true;
+        self.ended.notify_waiters();
+    }
+
+    /// Waits until all threads have ended.
+    pub(in super::super) async fn ended(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.lock().has_ended {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
