@@ -8,6 +8,7 @@
 
 mod lane;
 mod lane_group;
+mod launch;
 mod link;
 mod output;
 mod socket_user;
@@ -16,22 +17,19 @@ mod zygote;
 
 use std::{
     collections::HashMap,
-    fmt, fs, io,
+    fs, io,
     iter::repeat_with,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
-use http::uri::PathAndQuery;
 use tokio::{
     runtime::{Builder, Handle},
     sync::{oneshot, watch},
 };
 
-pub(crate) use self::socket_user::SocketUser;
 use self::{
     lane::Lane,
     lane_group::{LaneGroup, PendingProcess},
@@ -39,78 +37,18 @@ use self::{
     worker_task::WorkerTask,
     zygote::Zygote,
 };
+pub(crate) use self::{
+    launch::{Launch, Protocol, Ready},
+    socket_user::SocketUser,
+};
 use super::{
-    super::{
-        pool::Pool,
-        process::{Hooks, SOCKET, START_TIMEOUT, STOP_TIMEOUT},
-    },
+    super::{pool::Pool, process::SOCKET},
     Executor,
 };
 use crate::{
     net::process::{Command, Guardian, SocketDir, Spawned, bind},
     policy::restart::WorkerId,
 };
-
-/// Settings for starting and stopping processes.
-pub(crate) struct Launch {
-    pub(crate) command: Command,
-    pub(crate) protocol: Protocol,
-    pub(crate) start_timeout: Duration,
-    pub(crate) stop_timeout: Duration,
-    pub(crate) watches_memory: bool,
-    pub(crate) hooks: Hooks,
-}
-
-/// The protocol between the pool and a worker.
-#[derive(Debug)]
-pub enum Protocol {
-    Http {
-        /// Whether the command contains the path of the worker's socket. If not, the worker inherits the
-        /// listening socket.
-        has_path: bool,
-        ready: Ready,
-        /// Maximum number of concurrent requests of a process.
-        lanes: usize,
-    },
-    /// Frames of [`crate::proto::gate`].
-    Gate {
-        /// The source text of the program, which the worker reads from its socket.
-        program: &'static str,
-        /// Whether workers are forked from a process that has loaded the application.
-        is_forked: bool,
-        /// Maximum number of concurrent requests of a process.
-        lanes: usize,
-        /// Whether a lane reads a request only when it has answered the one before.
-        is_sequential: bool,
-    },
-}
-
-impl Launch {
-    /// Creates settings with the default timeouts and without hooks.
-    pub(crate) fn new(command: Command, protocol: Protocol) -> Self {
-        Self {
-            command,
-            protocol,
-            start_timeout: START_TIMEOUT,
-            stop_timeout: STOP_TIMEOUT,
-            watches_memory: false,
-            hooks: Hooks::default(),
-        }
-    }
-}
-
-/// The condition under which a worker is ready.
-#[derive(Debug, Clone)]
-pub enum Ready {
-    /// Its program runs. The pool sends it no requests.
-    Started,
-    /// It accepts connections on its socket. The pool sends it no requests; the [`SocketUser`] does.
-    Listening(Arc<dyn SocketUser>),
-    /// It answers `OPTIONS *` with any status.
-    Answer,
-    /// It answers `GET` of this path with a status of 2xx or 3xx.
-    Path(PathAndQuery),
-}
 
 /// The reason why a worker is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -352,16 +290,5 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0); // the program may have removed it
-    }
-}
-
-impl fmt::Debug for Launch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Launch")
-            .field("command", &self.command)
-            .field("protocol", &self.protocol)
-            .field("start_timeout", &self.start_timeout)
-            .field("stop_timeout", &self.stop_timeout)
-            .finish_non_exhaustive()
     }
 }
