@@ -4,6 +4,7 @@ mod admit;
 mod deadlines;
 mod exchange;
 mod extended_connect;
+mod flush;
 pub(super) mod respond;
 mod streams;
 mod upload;
@@ -94,7 +95,7 @@ pub struct Connection<I: Io, S> {
     holding: usize,
     /// The share of the budget for this data.
     lease: Option<Lease>,
-    /// The list of what was written, while it is empty.
+    /// The empty list for the next records of written data, for reuse.
     sent: Vec<Sent>,
     timer: Timer,
     /// A lower bound of the streams' deadlines.
@@ -247,35 +248,6 @@ where
         }
         cx.waker().wake_by_ref(); // yields to other tasks
         Poll::Pending
-    }
-
-    /// Writes the frames of this round, and ends the exchanges whose last frame is among them. An error is the result of
-    /// the connection.
-    fn flush(&mut self, now: Instant) -> Result<(), io::Result<()>> {
-        // A socket has one waker for writes, which `h2` uses, too.
-        let mut cx = Context::from_waker(self.connection_waker.waker());
-        let flushed = self.wire.poll_flush(&mut cx);
-        let mut written = self.wire.take_sent(std::mem::take(&mut self.sent));
-        for sent in &written {
-            self.record_sent(sent, now);
-        }
-        written.clear();
-        self.sent = written;
-        match flushed {
-            Poll::Ready(Err(_)) if self.streams.is_empty() => Err(Ok(())),
-            Poll::Ready(Err(error)) => Err(Err(error)),
-            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
-        }
-    }
-
-    fn record_sent(&mut self, sent: &Sent, now: Instant) {
-        let Some(key) = self.streams.find(sent.stream) else { return };
-        let Some(stream) = self.streams.get(key) else { return };
-        let has_ended = stream.exchange.record_sent(&self.shared, sent);
-        stream.count(has_ended, &mut self.holding);
-        if has_ended {
-            self.remove(key, now);
-        }
     }
 
     fn remove(&mut self, key: usize, now: Instant) {

@@ -18,8 +18,8 @@ where
     S: HttpService,
     S::Future: Send + 'static,
 {
-    /// Counts in the budget what was received of request bodies and not read, and what was read of response bodies and
-    /// not written. Other buffers of a connection are small, and a body that is complete is the service's memory.
+    /// Counts the unread data of request bodies and the unwritten data of streamed responses in the budget. Other buffers
+    /// of a connection are small, and a complete body is the service's memory.
     pub(super) fn update_lease(&mut self) {
         if self.holding == 0 {
             self.lease = None;

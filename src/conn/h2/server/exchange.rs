@@ -57,14 +57,14 @@ pub(super) struct Exchange {
     stage: Stage,
 }
 
-/// The data of the response: how much `h2` got, and how much it has written.
+/// The progress of the response: the bytes that were passed to `h2`, and those that it has written.
 #[derive(Default)]
 struct Sending {
-    given: u64,
+    queued: u64,
     written: u64,
     /// Whether the last frame was written.
     has_ended: bool,
-    /// Whether what `h2` has is no memory of the service: its body is not complete.
+    /// Whether the body is streamed, so that data in `h2` counts in the budget. A complete body is the service's memory.
     is_streamed: bool,
 }
 
@@ -75,7 +75,7 @@ struct Log {
 }
 
 /// ```text
-///   Admit ──▶ Called ──▶ Respond ──▶ Given ──▶ Ended
+///   Admit ──▶ Called ──▶ Respond ──▶ Queued ──▶ Ended
 ///     └──────────▶ Answered ─┘
 /// ```
 enum Stage {
@@ -87,8 +87,8 @@ enum Stage {
     Answered(Box<Response>),
     Respond(Box<Outgoing>),
     /// `h2` has the whole response, and has not yet written its end.
-    Given(SendStream<Bytes>),
-    /// The tunnel after a response of 101, or the success of a CONNECT.
+    Queued(SendStream<Bytes>),
+    /// The tunnel after a response of 101, or a successful CONNECT.
     Tunnel(Box<Tunnel>),
     Ended,
 }
@@ -109,19 +109,19 @@ impl Exchange {
         self.upload.as_ref().is_some_and(Upload::is_paused)
     }
 
-    /// Returns the bytes of the request's body that were received and not read.
+    /// Returns the number of received bytes of the request's body that were not read.
     pub(super) fn unread(&mut self) -> usize {
         self.upload.as_mut().map_or(0, Upload::unread)
     }
 
-    /// Returns the bytes of the response that are held for the client and are no memory of the service.
+    /// Returns the number of bytes of a streamed response that wait for the client.
     pub(super) fn held(&self) -> usize {
-        let Sending { given, written, is_streamed, .. } = self.sending;
-        let queued = usize::try_from(given.saturating_sub(written)).unwrap_or(usize::MAX);
+        let Sending { queued, written, is_streamed, .. } = self.sending;
+        let queued = usize::try_from(queued.saturating_sub(written)).unwrap_or(usize::MAX);
         let queued = if is_streamed { queued } else { 0 };
         match &self.stage {
             Stage::Respond(outgoing) => queued + outgoing.held(),
-            Stage::Given(_) => queued,
+            Stage::Queued(_) => queued,
             Stage::Admit(..)
             | Stage::Called(..)
             | Stage::Answered(_)
@@ -130,16 +130,16 @@ impl Exchange {
         }
     }
 
-    /// Returns the number of its stream.
+    /// Returns the id of the stream.
     pub(super) fn stream_id(&self) -> u32 {
         self.respond.stream_id().as_u32()
     }
 
-    /// Records what was written of the stream. Returns whether the exchange has ended with it.
+    /// Records written data. Returns whether the exchange has ended.
     pub(super) fn record_sent(&mut self, shared: &Shared, sent: &Sent) -> bool {
         self.sending.written += sent.data as u64;
         self.sending.has_ended |= sent.has_ended;
-        let has_ended = self.sending.has_ended && matches!(self.stage, Stage::Given(_));
+        let has_ended = self.sending.has_ended && matches!(self.stage, Stage::Queued(_));
         if has_ended {
             let _ = self.end(shared, true);
         }
@@ -153,7 +153,7 @@ impl Exchange {
             Stage::Called(..)
             | Stage::Answered(_)
             | Stage::Respond(_)
-            | Stage::Given(_)
+            | Stage::Queued(_)
             | Stage::Tunnel(_)
             | Stage::Ended => None,
         }
@@ -207,17 +207,17 @@ impl Exchange {
                     }
                 }
                 Stage::Respond(outgoing) => {
-                    let result = ready!(outgoing.poll(now, &mut self.sending.given, cx));
+                    let result = ready!(outgoing.poll(now, &mut self.sending.queued, cx));
                     if result.is_err() {
                         return self.end_response(shared, &result);
                     }
                     self.upload = None;
                     let stage = std::mem::replace(&mut self.stage, Stage::Ended);
                     if let Stage::Respond(outgoing) = stage {
-                        self.stage = Stage::Given(outgoing.into_stream());
+                        self.stage = Stage::Queued(outgoing.into_stream());
                     }
                 }
-                Stage::Given(stream) => {
+                Stage::Queued(stream) => {
                     ready!(stream.poll_reset(cx)).map_or_else(drop, drop);
                     return self.end(shared, false);
                 }
@@ -292,7 +292,7 @@ impl Exchange {
     fn reset(&mut self, reason: Reason) {
         match &mut self.stage {
             Stage::Respond(outgoing) => outgoing.reset(reason),
-            Stage::Given(stream) => stream.send_reset(reason),
+            Stage::Queued(stream) => stream.send_reset(reason),
             Stage::Admit(..)
             | Stage::Called(..)
             | Stage::Answered(_)

@@ -173,17 +173,17 @@ impl Outgoing {
         self.stalled = Some((now, meter));
     }
 
-    /// Returns the bytes of the body that wait for the client's window and are no memory of the service.
+    /// Returns the number of bytes of a streamed body that wait for the client's window.
     pub(in crate::conn) fn held(&self) -> usize {
         if self.has_more { self.pending.len() } else { 0 }
     }
 
-    /// Returns whether the body is read piece by piece, since it is not complete in memory.
+    /// Returns whether the body is streamed: it is not complete in memory.
     pub(in crate::conn) fn has_more(&self) -> bool {
         self.has_more
     }
 
-    /// Returns the stream, which all data was given to.
+    /// Returns the stream, to which all data was passed.
     pub(in crate::conn) fn into_stream(self) -> SendStream<Bytes> {
         self.stream
     }

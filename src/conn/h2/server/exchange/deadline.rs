@@ -17,7 +17,7 @@ impl Exchange {
             Stage::Called(..) if self.waits_for_client => None,
             Stage::Called(_, since) => since.checked_add(config.answer_timeout),
             Stage::Respond(outgoing) => outgoing.deadline(config.write_timeout),
-            Stage::Answered(_) | Stage::Given(_) | Stage::Tunnel(_) | Stage::Ended => None,
+            Stage::Answered(_) | Stage::Queued(_) | Stage::Tunnel(_) | Stage::Ended => None,
         };
         [upload, stage].into_iter().flatten().min()
     }
@@ -57,7 +57,7 @@ impl Exchange {
                 log_request!(debug, "vestibule::request", &self.info, "{message}");
                 self.reset(Reason::CANCEL);
             }
-            Stage::Answered(_) | Stage::Given(_) | Stage::Tunnel(_) | Stage::Ended => {}
+            Stage::Answered(_) | Stage::Queued(_) | Stage::Tunnel(_) | Stage::Ended => {}
         }
     }
 }

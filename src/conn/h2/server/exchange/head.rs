@@ -69,7 +69,7 @@ impl Exchange {
         let (mut parts, body) = response.into_parts();
         if let Some(recv) = self.tunnel.take() {
             let takeover = parts.extensions.remove::<Takeover>();
-            // After an extended CONNECT the service has answered a request for an upgrade.
+            // The service has answered an extended CONNECT like a request for an upgrade.
             let has_begun = match parts.status {
                 StatusCode::SWITCHING_PROTOCOLS => !self.is_connect,
                 status => self.is_connect && status.is_success(),
@@ -81,14 +81,7 @@ impl Exchange {
                 None => {}
             }
         }
-        let prepared = catch_panic(|| body.len()).map_err(BoxError::from).and_then(|length| {
-            let (status, headers) = (parts.status, &mut parts.headers);
-            let prepare = |date: &[u8]| {
-                prepare_response(status, headers, length, self.is_head, date_value(date))
-            };
-            clock::with_date_line(now, prepare).map_err(BoxError::from)
-        });
-        let has_body = match prepared {
+        let has_body = match self.prepare(&mut parts, &body, now) {
             Ok(has_body) => has_body,
             Err(error) => {
                 let message = "the service's response cannot be sent";
@@ -98,13 +91,7 @@ impl Exchange {
                 return Continue(());
             }
         };
-        if let Some(log) = &mut self.log {
-            log.entry.status = Some(parts.status);
-            log.entry.local_reply = parts.extensions.get::<LocalReply>().is_some();
-            if let Some(peer) = parts.extensions.get() {
-                log.entry.peer = Clone::clone(peer);
-            }
-        }
+        self.log_head(&parts);
         let mut head = http::Response::new(());
         *head.status_mut() = parts.status;
         *head.headers_mut() = parts.headers;
@@ -121,13 +108,38 @@ impl Exchange {
             }
             Ok(stream) => {
                 self.upload = None;
-                self.stage = Stage::Given(stream);
+                self.stage = Stage::Queued(stream);
                 Continue(())
             }
         }
     }
 
-    /// Answers a CONNECT, extended or not, and begins the tunnel.
+    /// Prepares the head of a response with this body. Returns whether the body follows.
+    fn prepare(
+        &self,
+        parts: &mut response::Parts,
+        body: &Body,
+        now: Instant,
+    ) -> Result<bool, BoxError> {
+        let length = catch_panic(|| body.len())?;
+        let (status, headers) = (parts.status, &mut parts.headers);
+        let prepare =
+            |date: &[u8]| prepare_response(status, headers, length, self.is_head, date_value(date));
+        Ok(clock::with_date_line(now, prepare)?)
+    }
+
+    /// Adds the head of the response to the entry of the access log.
+    fn log_head(&mut self, parts: &response::Parts) {
+        if let Some(log) = &mut self.log {
+            log.entry.status = Some(parts.status);
+            log.entry.local_reply = parts.extensions.get::<LocalReply>().is_some();
+            if let Some(peer) = parts.extensions.get() {
+                log.entry.peer = Clone::clone(peer);
+            }
+        }
+    }
+
+    /// Answers a CONNECT or an extended CONNECT, and begins the tunnel.
     fn switch(
         &mut self,
         now: Instant,
