@@ -1,5 +1,6 @@
 //! `ConcurrencyLimit`: limits the requests in a service; others wait in a FIFO queue.
 
+mod future;
 mod permits;
 
 use std::{
@@ -11,18 +12,17 @@ use std::{
     time::Duration,
 };
 
-use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use self::permits::{Permit, Permits, SampleStart};
-use super::{
-    error::{PermitTimeout, QueueFull},
-    response_guard::attach_guard,
+pub use self::future::ResponseFuture;
+use self::{
+    future::State,
+    permits::{Permit, Permits},
 };
+use super::error::{PermitTimeout, QueueFull};
 use crate::{
-    Body, HttpService, Request, Response,
-    body::HttpBody,
+    HttpService, Request, Response,
     error::{BoxError, Error, Kind},
     net::Gate,
     policy::gradient::Gradient,
@@ -312,65 +312,7 @@ where
                 State::Refused(Some(Error::new(Kind::Overloaded, full)))
             }
         };
-        ResponseFuture { state }
-    }
-}
-
-/// The future of [`ConcurrencyLimit`].
-#[pin_project]
-pub struct ResponseFuture<F> {
-    #[pin]
-    state: State<F>,
-}
-
-#[pin_project(project = StateProj)]
-enum State<F> {
-    Inner {
-        #[pin]
-        future: F,
-        permit: Option<Permit>,
-        /// `None` for a fixed limit.
-        sample: Option<SampleStart>,
-    },
-    Refused(Option<Error>),
-}
-
-impl<F, B, E> Future for ResponseFuture<F>
-where
-    F: Future<Output = Result<Response<B>, E>>,
-    B: HttpBody,
-    E: Into<BoxError>,
-{
-    type Output = Result<Response, BoxError>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
-            StateProj::Inner { future, permit, sample } => {
-                let answer = ready!(future.poll(cx));
-                let answer = answer.map(|r| r.map(Body::new)).map_err(Into::into);
-                let permit = permit.take().expect("a future is not polled after its end");
-                permit.permits().on_response(sample.take().filter(|_| is_latency_sample(&answer)));
-                // With an error the permit is released here.
-                Poll::Ready(answer.map(|response| attach_guard(response, permit)))
-            }
-            StateProj::Refused(e) => {
-                Poll::Ready(Err(e.take().expect("a future is not polled after its end").into()))
-            }
-        }
-    }
-}
-
-/// Returns whether the result is a sample of the service's latency. Quick errors would make it seem fast.
-fn is_latency_sample(answer: &Result<Response, BoxError>) -> bool {
-    match answer {
-        Ok(_) => true,
-        Err(e) => Error::find(&**e).is_some_and(|e| e.kind() == Kind::Timeout),
-    }
-}
-
-impl<F> fmt::Debug for ResponseFuture<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+        ResponseFuture::new(state)
     }
 }
 

@@ -251,6 +251,21 @@ impl Rng {
     }
 }
 
+/// Returns the element that a proxy adds for a peer at `ip`, in a random format, and the port in it.
+fn element(field: ClientField, ip: IpAddr, rng: &mut Rng) -> (String, Option<u16>) {
+    let port = (rng.below(3) == 0).then_some(4711);
+    let bracketed = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
+    let text = match (field, port) {
+        (Forwarded, None) if ip.is_ipv4() => format!("for={ip}"),
+        (Forwarded, None) => format!("for=\"{bracketed}\""),
+        (Forwarded, Some(port)) => format!("proto=https;for=\"{bracketed}:{port}\""),
+        (_, Some(port)) => format!("{bracketed}:{port}"),
+        (_, None) if rng.below(2) == 0 => ip.to_string(),
+        (_, None) => bracketed,
+    };
+    (text, port)
+}
+
 /// Simulates a chain of proxies: the client forges a list, and each proxy appends the address of its peer. The client is
 /// found, and the list begins with it.
 #[test]
@@ -289,22 +304,7 @@ fn client_is_found_for_every_forged_list_and_every_format_of_proxies() {
         let (mut from, hops) = (client, rng.below(4));
         let mut written = Vec::new();
         for hop in 0..=hops {
-            let ip: IpAddr = from.parse().unwrap();
-            let port = (rng.below(3) == 0).then_some(4711);
-            let bracketed = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
-            let text = match (field, port) {
-                (Forwarded, None) if ip.is_ipv4() => format!("for={ip}"),
-                (Forwarded, None) => format!("for=\"{bracketed}\""),
-                (Forwarded, Some(port)) => format!("proto=https;for=\"{bracketed}:{port}\""),
-                (_, Some(port)) => format!("{bracketed}:{port}"),
-                (_, None) => {
-                    if rng.below(2) == 0 {
-                        ip.to_string()
-                    } else {
-                        bracketed
-                    }
-                }
-            };
+            let (text, port) = element(field, from.parse().unwrap(), &mut rng);
             match lines.last_mut() {
                 Some(last) if rng.below(2) == 0 && !last.is_empty() => {
                     *last += rng.pick(&[", ", ",", " ,"]);
