@@ -273,6 +273,10 @@ impl Drop for LookupJob {
 pub struct ResponseFuture(State);
 
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "most responses are ready, and a box would be an allocation for each"
+)]
 enum State {
     Ready(Option<Response<Body>>),
     Blocking(Box<Pending>),

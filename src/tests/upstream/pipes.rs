@@ -100,7 +100,7 @@ async fn bytes_in_a_pipe_count_in_the_budget_until_they_are_sent() {
     server.write_all(&content(MIN)).await.unwrap();
     let segment = within(poll_fn(|cx| body.poll_segment(cx))).await;
     let Some(Ok(Segment::Pipe(mut pipe))) = segment else { panic!("no pipe") };
-    assert!(pipe.len() > 0);
+    assert!(!pipe.is_empty());
     assert_eq!(budget.usage().memory, pipe.len() as u64);
     while pipe.read_next().unwrap().is_some() {}
     assert_eq!(budget.usage().memory, 0);

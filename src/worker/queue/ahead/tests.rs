@@ -76,7 +76,7 @@ impl Socket {
     }
 
     /// The worker does not read the request that it was sent before those ahead.
-    fn sleep(&self) {
+    fn leave_current_unread(&self) {
         self.0.lock().unwrap().has_unread_current = true;
     }
 
@@ -256,7 +256,7 @@ fn jobs_before_one_that_is_taken_back_are_queued_again_in_order() {
 #[test]
 fn idle_worker_waits_a_moment_for_a_worker_that_has_not_read_its_current_job() {
     let mut pool = Pool::new(2);
-    pool.sockets[0].sleep();
+    pool.sockets[0].leave_current_unread();
     let ahead = pool.push();
     assert!(pool.next(1).is_none());
     assert_eq!(pool.queue.wake_again_at(), Some(pool.now + MAX_AHEAD));
@@ -270,7 +270,7 @@ fn idle_worker_waits_a_moment_for_a_worker_that_has_not_read_its_current_job() {
 #[test]
 fn worker_that_does_not_read_loses_all_its_jobs() {
     let mut pool = Pool::new(2);
-    pool.sockets[0].sleep();
+    pool.sockets[0].leave_current_unread();
     let ahead = pool.push();
     pool.now += MAX_AHEAD;
     assert!(is_same(pool.next(1), &ahead));
