@@ -11,8 +11,8 @@ use super::{
 /// Maximum size of a set in which every endpoint is checked: 64. A check costs about 3 ns.
 const MAX_EXACT: usize = 64;
 
-/// Number of endpoints of a larger set that are checked, if all have the same weight: 8.
-const SAMPLES: u64 = 8;
+/// Number of endpoints of a larger set that are checked, if all have the same weight: 5.
+const SAMPLES: u64 = 5;
 
 /// Number of endpoints of a larger set that are checked, if weights differ: 3, since each costs a search by weight.
 const WEIGHTED_SAMPLES: u64 = 3;
@@ -20,7 +20,7 @@ const WEIGHTED_SAMPLES: u64 = 3;
 /// Picks the endpoint with the fewest requests in flight relative to its weight.
 ///
 /// It rotates among equals, so that idle endpoints share the requests. In a set of up to 64 endpoints it checks every
-/// one. In a larger set it is not exact: it checks eight at random, or three by weight if weights differ, and all if none
+/// one. In a larger set it is not exact: it checks five at random, or three by weight if weights differ, and all if none
 /// of these is eligible.
 ///
 /// ```
