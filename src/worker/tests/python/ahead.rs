@@ -1,5 +1,7 @@
 //! Requests that were sent ahead to busy workers.
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use rustix::process::Signal;
 use tokio::{task::JoinHandle, time::timeout};
 
@@ -9,6 +11,9 @@ use super::{
 };
 
 type Call = JoinHandle<Result<Response, BoxError>>;
+
+/// Names of held requests so far.
+static NAMES: AtomicUsize = AtomicUsize::new(0);
 
 impl Site {
     fn spawn(&self, request: Request) -> Call {
@@ -23,7 +28,7 @@ impl Site {
         fs::write(self.dir.path().join(format!("go-{name}")), "").unwrap();
     }
 
-    /// Makes each of `workers` workers hold a request, named from `a0` on, and sends another one ahead to one of them. A
+    /// Makes each of `workers` workers hold a request, and sends another one ahead to one of them. A
     /// request is sent ahead only behind a short one, so this is repeated if the current one took too long.
     async fn hold_with_ahead(
         &self,
@@ -33,7 +38,9 @@ impl Site {
         for attempt in 0.. {
             assert!(attempt < 1000, "no request is sent ahead");
             assert!(self.get("/load").await.is_ok());
-            let names: Vec<_> = (0..workers).map(|n| format!("a{n}-{attempt}")).collect();
+            // New ones, since what releases a request remains.
+            let name = |_| format!("a{}", NAMES.fetch_add(1, Relaxed));
+            let names: Vec<_> = (0..workers).map(name).collect();
             let held = names.iter().map(|name| self.spawn(post(&format!("/hold-one?{name}"), "")));
             let held: Vec<_> = held.collect();
             for name in &names {
