@@ -97,21 +97,21 @@ impl CacheBuilder {
     }
 
     /// Sets the `stale-while-revalidate` of responses without one: for how long after its expiry a response is used while it
-    /// is revalidated in the background. Defaults to 0.
+    /// is revalidated in the background. Does not apply to responses that were never fresh. Defaults to 0.
     pub fn stale_while_revalidate(mut self, time: Duration) -> Self {
         self.options.lifetimes.stale_while_revalidate = time;
         self
     }
 
     /// Sets the `stale-if-error` of responses without one: for how long after its expiry a response is used instead of a 500,
-    /// 502, 503 or 504. Defaults to 0.
+    /// 502, 503 or 504. Does not apply to responses that were never fresh. Defaults to 0.
     pub fn stale_if_error(mut self, time: Duration) -> Self {
         self.options.lifetimes.stale_if_error = time;
         self
     }
 
     /// Sets for how long after its expiry a response is used while the origin is unreachable: the inner service fails, or
-    /// answers with 502 or 504. Defaults to [`STALE_IF_UNREACHABLE`](super::STALE_IF_UNREACHABLE).
+    /// answers with 502 or 504. Does not apply to responses without a lifetime. Defaults to [`STALE_IF_UNREACHABLE`](super::STALE_IF_UNREACHABLE).
     pub fn stale_if_unreachable(mut self, time: Duration) -> Self {
         self.options.stale_if_unreachable = time;
         self

@@ -95,7 +95,9 @@ impl Reference {
                 (record.state, (self.now - record.stored_at).saturating_sub(record.lifetime));
             let may_be_stale = !state.no_cache && !state.must_revalidate;
             let by_itself = may_be_stale && stale < state.if_error;
-            let unreachable = may_be_stale && stale < STALE_IF_UNREACHABLE.as_secs();
+            // What was never fresh may be for one client alone.
+            let may_be_shared = may_be_stale && state.max_age.is_some();
+            let unreachable = may_be_shared && stale < STALE_IF_UNREACHABLE.as_secs();
             match origin.failure {
                 Failure::Unreachable if by_itself || unreachable => return Ok(record.version),
                 Failure::Overloaded if by_itself => return Ok(record.version),

@@ -224,3 +224,26 @@ async fn response_that_must_not_be_stored_removes_the_stored_one() {
     assert_eq!(fetch(&site, "/").await, "2");
     assert!(site.clone().oneshot(get("/", &[])).await.is_err(), "the first one is outdated");
 }
+
+#[tokio::test(start_paused = true)]
+async fn response_without_a_lifetime_is_never_used_without_validation() {
+    for validator in [None, Some(("etag", "\"1\""))] {
+        let origin = Origin::new(move |r, n| {
+            if r.uri().path() == "/" && n > 2 {
+                return Err("it is down".into());
+            }
+            let fields: Vec<_> = validator.into_iter().collect();
+            Ok(response(&fields, format!("account {n}")))
+        });
+        let layer = CacheLayer::builder()
+            .stale_while_revalidate(60 * SEC)
+            .stale_if_error(3600 * SEC)
+            .build();
+        let site = site(&layer, &origin);
+        // Two clients, each with a session of its own.
+        assert_eq!(fetch(&site, "/").await, "account 1");
+        assert_eq!(fetch(&site, "/").await, "account 2", "{validator:?}");
+        let third = site.clone().oneshot(get("/", &[])).await;
+        assert!(third.is_err(), "the failure of the origin is passed on");
+    }
+}

@@ -114,12 +114,15 @@ impl Freshness {
         let lifetime = explicit
             .unwrap_or_else(|| implicit_lifetime(status, headers, control, times.date, defaults));
         let forbids_stale = control.forbids_stale();
+        // A response that is never fresh may be for one client alone. It is used only after validation, unless it says
+        // otherwise itself.
+        let is_never_fresh = lifetime.is_zero();
         // `s-maxage` implies proxy-revalidate (RFC 9111 section 5.2.2.10), but an explicit stale time of the response
         // has precedence.
         let window = |own: Option<u64>, default: Duration| match own {
             _ if forbids_stale => Duration::ZERO,
             Some(seconds) => Duration::from_secs(seconds),
-            None if control.s_maxage.is_some() => Duration::ZERO,
+            None if control.s_maxage.is_some() || is_never_fresh => Duration::ZERO,
             None => default,
         };
         Self {
@@ -132,7 +135,9 @@ impl Freshness {
             ),
             stale_if_error: window(control.stale_if_error, defaults.stale_if_error),
             needs_validation: control.needs_validation(),
-            forbids_stale: forbids_stale || control.s_maxage.is_some(),
+            forbids_stale: forbids_stale
+                || control.s_maxage.is_some()
+                || (is_never_fresh && explicit.is_none()),
             is_explicit: explicit.is_some(),
         }
     }
