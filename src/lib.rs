@@ -146,6 +146,10 @@
 //! | `vestibule::serve` | error | the task of a connection panicked |
 //! | | warn | a shutdown aborted connections |
 //! | | debug | a connection failed, or was closed by a limit |
+//! | `vestibule::tunnel` | debug | a tunnel has ended, or its destination is not allowed |
+//! | `vestibule::tcp` | warn | a connection could not be forwarded |
+//! | | debug | a forwarded connection has ended |
+//! | `vestibule::fastcgi` | warn | a line that an application of FastCGI wrote to its standard error |
 //! | `vestibule::cache` | warn | the directory of a cache cannot be read or written |
 //! | | debug | a stored response cannot be refreshed or read |
 //! | `vestibule::files` | warn | a directory or a file cannot be served, also one that an application has named |

@@ -106,7 +106,7 @@ impl RescueLayer {
     }
 
     /// Adds the limit that a body exceeds to the response, as its detail: `the body is larger than 1048576
-    /// bytes`. Off by default; the log always has it.
+    /// bytes`. Off by default; the log has it at the level `debug`.
     pub fn tell_limits(self) -> RescueLayer<StatusTableWithLimits> {
         RescueLayer { responder: StatusTableWithLimits }
     }

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Independently of that, an endpoint may be *down* because of active checks, *backing off* because of its
-//! `Retry-After`, and *out* or *draining* because of an operator. Only the operator ends the last two.
+//! `Retry-After`, and *out* or *draining* because of an operator. An endpoint that is out is in again
+//! after the time that the operator has set, and the operator ends both states earlier.
 
 mod operator;
 mod options;
