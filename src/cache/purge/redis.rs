@@ -280,15 +280,33 @@ impl Inner {
         result
     }
 
+    /// Sends a message. If the connection was broken, which is found only by using it, sends another one over the next.
     async fn send(&self, command: &str) -> Result<(), PurgeChannelError> {
         let mut connection = self.connection().map_err(PurgeChannelError::Refused)?;
+        let sent = async {
+            match self.call(&mut connection, command).await {
+                Err(error) if error.is_connection_dropped() => {
+                    self.call(&mut connection, command).await
+                }
+                result => result,
+            }
+        };
+        match timeout(self.timeout, sent).await {
+            Ok(result) => result.map_err(PurgeChannelError::Refused),
+            Err(_) => Err(PurgeChannelError::Timeout(self.timeout)),
+        }
+    }
+
+    /// Calls the script once, with an id of its own: Redis may have executed a call whose response is lost, and others after it.
+    async fn call(
+        &self,
+        connection: &mut ConnectionManager,
+        command: &str,
+    ) -> redis::RedisResult<()> {
         let id = format!("{}-{}", self.sender, self.last_message.fetch_add(1, Relaxed));
         let mut call = self.script.key(&self.channel);
         call.arg(id).arg(&self.sender).arg(command);
-        match timeout(self.timeout, call.invoke_async::<u64>(&mut connection)).await {
-            Ok(result) => result.map(drop).map_err(PurgeChannelError::Refused),
-            Err(_) => Err(PurgeChannelError::Timeout(self.timeout)),
-        }
+        call.invoke_async::<u64>(connection).await.map(drop)
     }
 
     fn connection(&self) -> redis::RedisResult<ConnectionManager> {

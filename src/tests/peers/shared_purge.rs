@@ -163,6 +163,20 @@ async fn front_that_has_missed_messages_invalidates_everything_and_others_keep_a
 
 #[tokio::test]
 #[cfg_attr(not(peer_redis), ignore = "redis-server is not installed")]
+async fn first_invalidation_after_a_restart_of_redis_is_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut redis = RedisServer::start(dir.path(), "redis").await;
+    let [a, _b] = fronts(&redis).await;
+    a.channel.invalidate("g", Purge::Hard).await.unwrap();
+    redis.kill().await;
+    let mut redis = RedisServer::start(dir.path(), "redis").await;
+    a.channel.invalidate("g", Purge::Hard).await.unwrap(); // over a connection that was broken meanwhile
+    assert_eq!((a.channel.stats().sent, a.channel.stats().failed), (2, 0));
+    redis.kill().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_redis), ignore = "redis-server is not installed")]
 async fn stopped_redis_is_noticed_and_missed_messages_are_made_up_for() {
     let dir = tempfile::tempdir().unwrap();
     let mut redis = RedisServer::start(dir.path(), "redis").await;
