@@ -34,8 +34,8 @@ pub(crate) trait Lookahead: Send + Sync {
     fn begin_ahead(&self, now: Instant);
 
     /// Takes back requests that are ahead, from the oldest one that the worker has not read to `last`. Returns their
-    /// ids. If the worker has not read the current request either, that is taken back too, and its exchange fails as not
-    /// sent.
+    /// ids. If the worker has read `last` meanwhile, the request after it may be taken back instead. If the worker has not
+    /// read the current request either, that is taken back too, and its exchange fails as not sent.
     fn take_back(&self, last: u32) -> Vec<u32>;
 
     /// Returns whether the worker has read its current request.
@@ -152,18 +152,17 @@ impl Ahead {
         let Entry { worker, id, .. } = self.entries[at];
         let ids = self.candidate(worker).map_or_else(Vec::new, |c| c.link.take_back(id));
         let mut taken = Vec::new();
-        let mut begun = at + 1;
-        let mut next = 0;
-        while next < begun {
-            let entry = &mut self.entries[next];
+        let (mut next, mut begun) = (0, at + 1);
+        // Those after `at` too: the worker may have read that one meanwhile.
+        while let Some(entry) = self.entries.get_mut(next) {
             if entry.worker == worker && ids.contains(&entry.id) {
                 let job = self.remove(next);
-                begun -= 1;
+                begun -= usize::from(next < begun);
                 if job.take_back() {
                     taken.push(job);
                 }
             } else {
-                entry.is_begun |= entry.worker == worker;
+                entry.is_begun |= entry.worker == worker && next < begun;
                 next += 1;
             }
         }

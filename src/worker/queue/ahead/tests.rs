@@ -55,7 +55,9 @@ impl Lookahead for Socket {
         let mut sent = self.0.lock().unwrap();
         sent.has_lost_current |= std::mem::take(&mut sent.has_unread_current);
         let unread = sent.ahead.iter().skip(sent.read).copied().collect::<Vec<_>>();
-        let taken = unread.into_iter().filter(|id| *id <= last).collect::<Vec<_>>();
+        // If `last` was read, only the message behind it shows that.
+        let end = unread.first().map_or(last, |first| last.max(*first));
+        let taken = unread.into_iter().filter(|id| *id <= end).collect::<Vec<_>>();
         sent.ahead.retain(|id| !taken.contains(id));
         taken
     }
@@ -159,6 +161,18 @@ fn busy_workers_are_sent_jobs_ahead_in_turn_until_they_have_enough() {
     assert!(is_same(pool.next(1), &jobs[4]));
     assert!(is_same(pool.begin_ahead(0), &jobs[2]));
     assert!(pool.begin_ahead(0).is_none());
+}
+
+#[test]
+fn job_behind_one_that_was_read_meanwhile_is_queued_again() {
+    let mut pool = Pool::new(1);
+    let [first, second] = [(); 2].map(|()| pool.push());
+    pool.sockets[0].read();
+    pool.cancel(&first);
+    assert!(first.is_ahead() && !second.is_ahead());
+    assert!(is_same(pool.begin_ahead(0), &first), "the worker runs it");
+    assert!(pool.begin_ahead(0).is_none(), "the worker does not have the second one");
+    assert!(is_same(pool.next(0), &second));
 }
 
 #[test]

@@ -171,7 +171,7 @@ impl State {
             }
             return taken;
         };
-        while window.ahead.iter().any(|(id, _)| *id == last)
+        while let Some(end) = window.ahead.iter().position(|(id, _)| *id == last)
             && let Ok(message) = try_recv(worker_end, buffer)
             && message.len > 0
         {
@@ -181,6 +181,9 @@ impl State {
             if let Some(at) = window.ahead.iter().position(|(ahead, _)| *ahead == id) {
                 window.ahead.remove(at);
                 taken.push(id);
+                if at > end {
+                    break; // the worker has read `last`
+                }
             } else if in_progress.take_if(|current| *current == id).is_some() {
                 window.taken_back = Some(id);
                 window.begun_at = None;
