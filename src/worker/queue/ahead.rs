@@ -30,8 +30,8 @@ pub(crate) trait Lookahead: Send + Sync {
     /// worker has no current request, its requests are not short, or it has enough of them.
     fn send_ahead(&self, request: &Request, now: Instant) -> Option<u32>;
 
-    /// Records that the worker has completed its request, and begins the oldest one that is ahead.
-    fn begin_ahead(&self, now: Instant);
+    /// Records that the worker has completed its request, and begins the oldest one that is ahead, which must be `id`.
+    fn begin_ahead(&self, id: u32, now: Instant);
 
     /// Takes back requests that are ahead, from the oldest one that the worker has not read to `last`. Returns their
     /// ids. If the worker has read `last` meanwhile, the request after it may be taken back instead. If the worker has not
@@ -133,7 +133,8 @@ impl Ahead {
     /// Removes and returns the oldest job that is ahead at `worker`, which begins it.
     fn begin(&mut self, worker: WorkerId, now: Instant) -> Option<Arc<Job>> {
         let at = self.entries.iter().position(|entry| entry.worker == worker)?;
-        self.candidate(worker)?.link.begin_ahead(now);
+        let id = self.entries[at].id;
+        self.candidate(worker)?.link.begin_ahead(id, now);
         Some(self.remove(at))
     }
 

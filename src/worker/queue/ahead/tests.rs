@@ -45,9 +45,9 @@ impl Lookahead for Socket {
         Some(id)
     }
 
-    fn begin_ahead(&self, _: Instant) {
+    fn begin_ahead(&self, id: u32, _: Instant) {
         let mut sent = self.0.lock().unwrap();
-        sent.ahead.pop_front();
+        assert_eq!(sent.ahead.pop_front(), Some(id), "the pool knows what the worker begins");
         sent.read = sent.read.saturating_sub(1);
     }
 

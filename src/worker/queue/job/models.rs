@@ -82,7 +82,7 @@ impl Lookahead for Socket {
         Some(0)
     }
 
-    fn begin_ahead(&self, _: Instant) {}
+    fn begin_ahead(&self, _: u32, _: Instant) {}
 
     fn take_back(&self, last: u32) -> Vec<u32> {
         if self.take() { vec![last] } else { Vec::new() }

@@ -212,9 +212,12 @@ impl Lookahead for FrameSocket {
         Some(id)
     }
 
-    fn begin_ahead(&self, now: Instant) {
+    fn begin_ahead(&self, id: u32, now: Instant) {
         let mut state = self.lock();
-        if let Some((id, _)) = state.window.ahead.pop_front() {
+        // Otherwise the pool and this socket disagree. Then the request is sent anew, and the worker, whose next response
+        // has another id, is stopped: no response may go to the client of another request.
+        if state.window.ahead.front().is_some_and(|(ahead, _)| *ahead == id) {
+            state.window.ahead.pop_front();
             state.window.begun = Some(id);
             state.in_progress = Some(id);
             state.window.begin(now, true);
