@@ -56,6 +56,8 @@ class Front:
     def __init__(self, sock):
         self.sock = sock
         self.buffer = bytearray(MAX_FRAME)
+        # A request that was read while another was in progress.
+        self.early = None
 
     def receive_descriptor(self):
         """Receives the descriptor that follows a frame."""
@@ -78,18 +80,26 @@ class Front:
 
     def has_left(self, number):
         """Returns whether the client of this request, which is in progress, has disconnected."""
-        while True:
+        while self.early is None:
             try:
                 frame = self.sock.recv(64, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+                if not frame:
+                    return True
+                if frame[1] != 1:
+                    return False  # the next request, since the second byte is the number of items
+                # The front may have read that meanwhile, to take a request back. Then this may be a request.
+                buffer = bytearray(MAX_FRAME)
+                if not self.sock.recv_into(buffer, 0, socket.MSG_DONTWAIT):
+                    return True
             except BlockingIOError:
                 return False
-            if not frame:
-                return True
-            if frame[1] != 1:
-                return False  # the next request, since the second byte is the number of items
+            frame = marshal.loads(buffer)
+            if len(frame) > 1:
+                self.early = frame
             # It may belong to an earlier request, which has already ended.
-            if marshal.loads(self.sock.recv(64))[0] == number:
+            elif frame[0] == number:
                 return True
+        return False
 
 
 class Errors(io.TextIOBase):
@@ -329,10 +339,11 @@ class Wsgi:
 
     def run(self):
         """Answers requests until the front has closed the socket."""
-        base, errors, buffer = self.base, self.errors, self.front.buffer
-        receive, loads = self.front.sock.recv_into, marshal.loads
-        while receive(buffer):
-            frame = loads(buffer)
+        front, base, errors, buffer = self.front, self.base, self.errors, self.front.buffer
+        receive, loads = front.sock.recv_into, marshal.loads
+        while front.early or receive(buffer):
+            frame = front.early or loads(buffer)
+            front.early = None
             if len(frame) == 1:
                 continue  # the client disconnected after the response
             number, _, environ, body = frame

@@ -252,3 +252,13 @@ async fn worker_that_finds_two_requests_answers_the_first_one_first() {
     }
     site.end().await;
 }
+
+#[test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+fn worker_keeps_request_that_it_reads_in_place_of_a_disconnect() {
+    let manifest = env!("CARGO_MANIFEST_DIR");
+    let mut test = std::process::Command::new("python3");
+    test.arg(format!("{manifest}/src/worker/tests/python/has_left.py"));
+    let output = test.arg(format!("{manifest}/src/worker/python/worker.py")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
