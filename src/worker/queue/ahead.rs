@@ -130,12 +130,17 @@ impl Ahead {
         }
     }
 
-    /// Removes and returns the oldest job that is ahead at `worker`, which begins it.
-    fn begin(&mut self, worker: WorkerId, now: Instant) -> Option<Arc<Job>> {
+    /// Removes and returns the oldest job that is ahead at `worker`, which begins it, with its request.
+    fn begin(&mut self, worker: WorkerId, now: Instant) -> Option<(Arc<Job>, Request)> {
         let at = self.entries.iter().position(|entry| entry.worker == worker)?;
-        let id = self.entries[at].id;
-        self.candidate(worker)?.link.begin_ahead(id, now);
-        Some(self.remove(at))
+        let Entry { id, job, .. } = &self.entries[at];
+        let (id, request) = (*id, job.begin_ahead());
+        // Without a request no exchange follows. The next one must not take the response for its own.
+        if request.is_some() {
+            self.candidate(worker)?.link.begin_ahead(id, now);
+        }
+        let job = self.remove(at);
+        Some((job, request?))
     }
 
     /// Removes and returns all jobs that are ahead at `worker`, which has exited.
@@ -271,8 +276,7 @@ impl Queue {
         worker: WorkerId,
         now: Instant,
     ) -> Option<(Arc<Job>, Request)> {
-        let job = self.ahead.begin(worker, now)?;
-        let request = job.begin_ahead()?;
+        let (job, request) = self.ahead.begin(worker, now)?;
         self.wait_total += now.saturating_duration_since(job.queued_at());
         Some((job, request))
     }

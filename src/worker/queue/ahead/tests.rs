@@ -176,6 +176,17 @@ fn job_behind_one_that_was_read_meanwhile_is_queued_again() {
 }
 
 #[test]
+fn job_that_was_answered_while_ahead_is_not_begun() {
+    let mut pool = Pool::new(1);
+    let job = pool.push();
+    pool.sockets[0].read();
+    job.answer(Err("the pool ends".into()));
+    assert!(pool.begin_ahead(0).is_none());
+    let ahead = pool.sockets[0].0.lock().unwrap().ahead.len();
+    assert_eq!(ahead, 1, "no other exchange takes its response");
+}
+
+#[test]
 fn no_job_is_sent_ahead_while_a_worker_is_idle() {
     let mut pool = Pool::new(2);
     assert!(pool.next(1).is_none());
