@@ -25,7 +25,7 @@ use crate::{
 /// Minimum idle time before a connection can be shed: 250 ms, as with HTTP/1.1.
 const MIN_IDLE_BEFORE_SHED: Duration = Duration::from_millis(250);
 
-/// Time that these stages may take once the drain has begun: 1 s.
+/// Time that these stages may take once the drain has started: 1 s.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The output of these stages: the transport for the driver, and the entry in the connection count of the client that

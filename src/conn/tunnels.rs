@@ -27,7 +27,7 @@ pub const TUNNEL_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 /// credentials have expired.
 pub const TUNNEL_TOTAL_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
-/// The default time for which a tunnel continues when a shutdown has begun: 10 s, less than the
+/// The default time for which a tunnel continues when a shutdown has started: 10 s, less than the
 /// [`shutdown_timeout`](crate::serve::Serve::shutdown_timeout), after which it would be aborted.
 pub const TUNNEL_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -110,7 +110,7 @@ impl TunnelOptions {
         self
     }
 
-    /// Sets how long a tunnel continues when a shutdown has begun. Then it is closed gracefully: in a WebSocket both
+    /// Sets how long a tunnel continues when a shutdown has started. Then it is closed gracefully: in a WebSocket both
     /// sides get a Close frame with the code 1001, unless another frame is incomplete. Default:
     /// [`TUNNEL_DRAIN_TIMEOUT`].
     #[must_use]

@@ -69,7 +69,7 @@ pub struct Upgraded {
     io: Box<dyn Io>,
     read_ahead: ReadAhead,
     written: Arc<AtomicU64>,
-    /// Whether a shutdown has begun; `None` for a connection to a server.
+    /// Whether a shutdown has started; `None` for a connection to a server.
     draining: Option<watch::Receiver<bool>>,
 }
 
@@ -264,7 +264,7 @@ impl Tunnel {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// Tells the tunnel that a shutdown has begun.
+    /// Tells the tunnel that a shutdown has started.
     pub(crate) fn begin_drain(&self) {
         self.draining.send_if_modified(|is_draining| !std::mem::replace(is_draining, true));
     }

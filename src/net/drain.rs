@@ -166,7 +166,7 @@ impl DrainWatch {
         Drain::new().watch()
     }
 
-    /// Returns whether the drain has begun. The task of `cx` is woken when it begins, and when the connections
+    /// Returns whether the drain has started. The task of `cx` is woken when it begins, and when the connections
     /// are [aborted](Self::is_aborted).
     pub fn poll_draining(&mut self, cx: &Context<'_>) -> bool {
         if !self.is_registered(cx) {

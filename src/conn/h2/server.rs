@@ -44,7 +44,7 @@ const MAX_ROUNDS_PER_POLL: usize = 16;
 /// Minimum idle time before a connection can be shed: 250 ms, as with HTTP/1.1.
 const MIN_IDLE_BEFORE_SHED: Duration = Duration::from_millis(250);
 
-/// Time that the client has, after a drain has begun, to acknowledge it and to close a connection without requests: 1
+/// Time that the client has, after a drain has started, to acknowledge it and to close a connection without requests: 1
 /// s.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 

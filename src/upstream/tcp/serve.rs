@@ -38,7 +38,7 @@ impl TcpBalance {
     }
 }
 
-/// Waits until the drain has begun.
+/// Waits until the drain has started.
 async fn begun(watch: &mut DrainWatch) {
     poll_fn(|cx| {
         if watch.poll_draining(cx) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }

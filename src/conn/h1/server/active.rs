@@ -50,7 +50,7 @@ pub(super) struct Active {
     pub(super) read_closed: bool,
     /// Since when a client that did so after a complete request waits for the next piece of a response.
     pub(super) half_closed: Option<Instant>,
-    /// Once the drain has begun: the deadline for completing a partial head.
+    /// Once the drain has started: the deadline for completing a partial head.
     pub(super) drain_until: Option<Instant>,
     /// Whether the request's body violated the protocol or was too slow.
     pub(super) protocol_error: bool,

@@ -21,7 +21,7 @@ use crate::{
 /// Steps of one poll before the task yields, 48: about as many small pipelined requests.
 const MAX_STEPS_PER_POLL: usize = 48;
 
-/// How long the rest of a head may take once the drain has begun, 1 s: enough for delays of the network,
+/// How long the rest of a head may take once the drain has started, 1 s: enough for delays of the network,
 /// not for those of the client.
 const DRAIN_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 

@@ -76,7 +76,7 @@ impl Exchange {
             };
             match takeover.filter(|_| has_begun) {
                 Some(takeover) => return self.switch(now, parts, recv, &takeover, body),
-                // A success status would mean that the tunnel has begun.
+                // A success status would mean that the tunnel has started.
                 None if parts.status.is_success() => parts.status = StatusCode::BAD_GATEWAY,
                 None => {}
             }
