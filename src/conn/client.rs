@@ -198,7 +198,7 @@ impl<P: Protocol, I: Io> Connection<P, I> {
         checkin: C,
     ) -> Exchange<P, I, C> {
         let mut exchange = Exchange::unconnected(request, extra, checkin);
-        exchange.connect(self, false);
+        exchange.connect(self);
         exchange
     }
 

@@ -59,8 +59,6 @@ struct Outgoing<P: Protocol, C> {
     /// The end of the time in which the body is held back for the answer to `Expect`.
     held_until: Option<Instant>,
     progress: Progress,
-    /// The task is already registered for input, of which there is none.
-    awaits_input: bool,
 }
 
 const ENDED: &str = "not polled before it is connected, nor after it has ended";
@@ -95,7 +93,6 @@ impl<P: Protocol, I, C> Exchange<P, I, C> {
             upload: Some(Upload::new(body)),
             held_until: None,
             progress: Progress::New,
-            awaits_input: false,
         };
         Self { connection: None, outgoing }
     }
@@ -119,15 +116,13 @@ impl<P: Protocol, I, C> Exchange<P, I, C> {
 }
 
 impl<P: Protocol, I: Io, C: Checkin<Connection<P, I>>> Exchange<P, I, C> {
-    /// Begins the exchange on a connection. `awaits_input` means that [`Connection::poll_usable`] was just called with
-    /// the context of the next poll.
-    pub(crate) fn connect(&mut self, mut connection: Connection<P, I>, awaits_input: bool) {
+    /// Begins the exchange on a connection.
+    pub(crate) fn connect(&mut self, mut connection: Connection<P, I>) {
         let state = &mut *connection.state;
         state.exchanges += 1;
         if let Some(parts) = &self.outgoing.parts {
             state.core.begin_request(parts);
         }
-        self.outgoing.awaits_input = awaits_input;
         self.connection = Some(connection);
     }
 }
@@ -158,8 +153,7 @@ impl<P: Protocol, C> Outgoing<P, C> {
                 Poll::Ready(Ok(())) | Poll::Pending => {}
                 Poll::Ready(Err(e)) => broken = Some(Cause::Io(e)),
             }
-            let awaits_input = std::mem::take(&mut self.awaits_input) && broken.is_none();
-            match if awaits_input { Poll::Pending } else { state.poll_read(cx) } {
+            match state.poll_read(cx) {
                 Poll::Ready(Ok(0)) => {
                     if self.progress == Progress::Answered {
                         state.core.recv_eof(now).map_err(Cause::Fault)?;

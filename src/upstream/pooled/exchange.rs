@@ -107,7 +107,7 @@ fn checkout<P: Protocol>(
                 if let Some(slot) = slot {
                     slot.open = idle.open;
                 }
-                exchange.connect(idle.connection, true);
+                exchange.connect(idle.connection);
                 return Next::Exchange { is_reused: true };
             }
         }
@@ -163,7 +163,7 @@ impl<P: Protocol> Future for ResponseFuture<P> {
                 },
                 State::Connecting(future) => match ready!(future.as_mut().poll(cx)) {
                     Ok(connection) => {
-                        exchange.connect(connection, false);
+                        exchange.connect(connection);
                         Next::Exchange { is_reused: false }
                     }
                     Err(error) => return Poll::Ready(Err(unsent(exchange, error))),
