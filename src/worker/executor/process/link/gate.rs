@@ -46,6 +46,9 @@ use crate::{
 /// it only after its current response.
 pub(in super::super) struct GateLink(Arc<FrameSocket>);
 
+/// A frame of the worker with its descriptor, or the reason why there is none.
+type Frame = Result<(Reply, Option<OwnedFd>), GateError>;
+
 /// This process's end of the socket pair.
 struct FrameSocket {
     socket: SeqPacket,
@@ -167,7 +170,7 @@ impl GateLink {
         job: &Job,
         upload: &mut Option<Upload>,
         on_begun: impl Fn(),
-    ) -> (bool, Option<Result<(Reply, Option<OwnedFd>), GateError>>) {
+    ) -> (bool, Option<Frame>) {
         let frames = &self.0;
         let is_concurrent = !frames.lock().window.is_sequential();
         let (mut has_left, mut is_begun) = (false, false);
@@ -177,15 +180,12 @@ impl GateLink {
                 // If the socket is full, the cancellation is sent after the response has begun.
                 has_left = frames.socket.try_send(&cancel(id), &[]).is_ok();
             }
-            if !is_concurrent && frames.lock().window.is_taken_back(id, cx.waker()) {
-                return Poll::Ready(None);
-            }
-            let reply = frames.poll_reply(cx, id, job);
+            let reply = frames.poll_first_reply(cx, id, job);
             // Not if the response has arrived: the worker can be sent two requests then.
             if reply.is_pending() && !mem::replace(&mut is_begun, true) {
                 on_begun();
             }
-            reply.map(Some)
+            reply
         });
         let reply = reply.await;
         (has_left, reply)
@@ -299,41 +299,65 @@ impl FrameSocket {
         state.in_progress.filter(|_| !state.is_violated && !state.is_disconnected)
     }
 
-    /// Receives the next frame of request `id`. Writes the application's log messages to the log.
-    fn poll_reply(
-        &self,
-        cx: &mut Context<'_>,
-        id: u32,
-        job: &Job,
-    ) -> Poll<Result<(Reply, Option<OwnedFd>), GateError>> {
+    /// Receives the first frame of the response to request `id`; `None` if the request was taken back.
+    ///
+    /// One lock spans the check and the receipt. Otherwise a request that is taken back in between could receive the
+    /// response to the next one, which the worker has read instead.
+    fn poll_first_reply(&self, cx: &mut Context<'_>, id: u32, job: &Job) -> Poll<Option<Frame>> {
         loop {
-            let (reply, descriptor) = ready!(self.poll_frame(cx))?;
-            match reply {
-                Reply::Log { id: of, text } if of == id => {
-                    log_request!(
-                        info,
-                        "vestibule::worker::output",
-                        job.request(),
-                        stream = "errors",
-                        "{text}"
-                    );
-                }
-                // An application may continue after its response.
-                Reply::Log { text, .. } => {
-                    tracing::info!(target: "vestibule::worker::output", stream = "errors", "{text}");
-                }
-                reply if reply.id() == Some(id) => return Poll::Ready(Ok((reply, descriptor))),
-                _ => return Poll::Ready(Err(self.set_violated(Fault::Unsolicited))),
+            let mut state = self.lock();
+            if state.window.is_taken_back(id, cx.waker()) {
+                return Poll::Ready(None);
+            }
+            let frame = ready!(self.receive(&mut state, cx));
+            drop(state);
+            if let Some(reply) = self.filter(frame, id, job) {
+                return Poll::Ready(Some(reply));
             }
         }
     }
 
+    /// Receives the next frame of request `id`.
+    fn poll_reply(&self, cx: &mut Context<'_>, id: u32, job: &Job) -> Poll<Frame> {
+        loop {
+            let frame = ready!(self.poll_frame(cx));
+            if let Some(reply) = self.filter(frame, id, job) {
+                return Poll::Ready(reply);
+            }
+        }
+    }
+
+    /// Returns a frame if it belongs to the response to request `id`. Writes the application's log messages to the log.
+    fn filter(&self, frame: Frame, id: u32, job: &Job) -> Option<Frame> {
+        match frame {
+            Ok((Reply::Log { id: of, text }, _)) if of == id => {
+                log_request!(
+                    info,
+                    "vestibule::worker::output",
+                    job.request(),
+                    stream = "errors",
+                    "{text}"
+                );
+                None
+            }
+            // An application may continue after its response.
+            Ok((Reply::Log { text, .. }, _)) => {
+                tracing::info!(target: "vestibule::worker::output", stream = "errors", "{text}");
+                None
+            }
+            Ok((reply, _)) if reply.id() != Some(id) => {
+                Some(Err(self.set_violated(Fault::Unsolicited)))
+            }
+            frame => Some(frame),
+        }
+    }
+
     /// Receives the next frame, of any request.
-    fn poll_frame(
-        &self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(Reply, Option<OwnedFd>), GateError>> {
-        let mut state = self.lock();
+    fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Frame> {
+        self.receive(&mut self.lock(), cx)
+    }
+
+    fn receive(&self, state: &mut State, cx: &mut Context<'_>) -> Poll<Frame> {
         let received = match ready!(self.socket.poll_recv(cx, &mut state.buffer)) {
             Ok(received) if received.len > 0 => received,
             end => {
@@ -395,3 +419,6 @@ fn log_exception(job: &Job, traceback: &str) {
 fn internal(error: ApplicationError) -> BoxError {
     Error::new(Kind::Internal, error).into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,7 +44,7 @@ pub(super) struct Window {
     /// The id of a request that was sent ahead and has begun, until its exchange begins.
     begun: Option<u32>,
     /// The id of the current request, if it was taken back together with later ones, before the worker had read it.
-    taken_back: Option<u32>,
+    pub(super) taken_back: Option<u32>,
     /// Woken when the current request is taken back.
     exchange: Option<Waker>,
     /// The requests that the worker had not read when it exited.
@@ -112,6 +112,9 @@ impl Window {
 
     /// Returns whether the current request, `id`, was taken back. If not, `waker` is woken when it is.
     pub(super) fn is_taken_back(&mut self, id: u32, waker: &Waker) -> bool {
+        if !self.is_sequential {
+            return false;
+        }
         match &mut self.exchange {
             Some(before) => before.clone_from(waker),
             None => self.exchange = Some(waker.clone()),

@@ -1,0 +1,110 @@
+//! Tests of a link, with the test as the worker.
+
+use std::task::Waker;
+
+use tokio::sync::Semaphore;
+
+use super::*;
+use crate::{net::seqpacket::try_recv, proto::gate::request_id, worker::queue::job::Times};
+
+/// The frame `(4, id)`, the end of a response.
+fn end(id: u8) -> [u8; 15] {
+    [b'(', 2, 0, 0, 0, b'i', 4, 0, 0, 0, b'i', id, 0, 0, 0]
+}
+
+fn job() -> Arc<Job> {
+    let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+    let (queued_at, queue_until) = (Instant::now(), Instant::now());
+    Job::new(Request::default(), permit, Times { queued_at, queue_until, deadline: None })
+}
+
+/// A link, and the socket of its worker.
+struct Pair {
+    frames: Arc<FrameSocket>,
+    worker: OwnedFd,
+    job: Arc<Job>,
+    created_at: Instant,
+}
+
+impl Pair {
+    /// Creates a link whose worker has answered a request in no time, so that others are sent ahead.
+    fn new() -> Self {
+        let (link, worker) = GateLink::new(None, true).unwrap();
+        let pair = Self { frames: link.0, worker, job: job(), created_at: Instant::now() };
+        let mut state = pair.frames.lock();
+        state.window.begin(pair.created_at, true);
+        state.window.complete(pair.created_at);
+        drop(state);
+        pair
+    }
+
+    /// Sends a request to the worker, which is idle.
+    fn begin(&self) -> u32 {
+        let id = self.frames.lock().next_id();
+        let Ok(Encoded { frame, .. }) = encode(id, &Request::default(), None) else {
+            panic!("the request is valid");
+        };
+        self.frames.socket.try_send(&frame, &[]).unwrap();
+        self.frames.lock().begin(id, true);
+        id
+    }
+
+    fn send_ahead(&self) -> u32 {
+        // At this time, no request has run for long.
+        let now = self.created_at;
+        self.frames.send_ahead(&Request::default(), now).expect("the window is open")
+    }
+
+    /// The id of the request that the worker reads next.
+    fn read(&self) -> Option<u32> {
+        let mut buffer = vec![0; MAX_FRAME];
+        let message = try_recv(&self.worker, &mut buffer).ok()?;
+        request_id(&buffer[..message.len])
+    }
+
+    fn answer(&self, id: u32) {
+        let id = u8::try_from(id).unwrap();
+        rustix::io::write(&self.worker, &end(id)).unwrap();
+    }
+
+    async fn reply(&self, id: u32) -> Option<Frame> {
+        poll_fn(|cx| self.frames.poll_first_reply(cx, id, &self.job)).await
+    }
+
+    fn poll(&self, id: u32) -> Poll<Option<Frame>> {
+        let cx = &mut Context::from_waker(Waker::noop());
+        self.frames.poll_first_reply(cx, id, &self.job)
+    }
+}
+
+#[tokio::test]
+async fn request_that_is_taken_back_does_not_receive_response_to_next_request() {
+    let pair = Pair::new();
+    let (current, next) = (pair.begin(), pair.send_ahead());
+    assert!(pair.poll(current).is_pending());
+    // Between two messages that `take_back` reads, the worker reads the one after the first.
+    let mut buffer = vec![0; MAX_FRAME];
+    let mut state = pair.frames.lock();
+    let taken = try_recv(&pair.worker, &mut buffer).unwrap();
+    assert_eq!(request_id(&buffer[..taken.len]), Some(current));
+    (state.in_progress, state.window.taken_back) = (None, Some(current));
+    drop(state);
+    assert_eq!(pair.read(), Some(next));
+    assert_eq!(pair.frames.take_back(next), [0; 0], "the worker has read it");
+    pair.answer(next);
+
+    assert!(matches!(pair.poll(current), Poll::Ready(None)));
+    pair.frames.begin_ahead(next, Instant::now());
+    let reply = pair.reply(next).await;
+    assert!(matches!(reply, Some(Ok((Reply::End { id }, _))) if id == next));
+    assert!(!pair.frames.lock().is_violated);
+}
+
+#[tokio::test]
+async fn request_that_the_worker_has_not_read_is_taken_back_with_those_ahead() {
+    let pair = Pair::new();
+    let (current, next) = (pair.begin(), pair.send_ahead());
+    assert_eq!(pair.frames.take_back(next), [next]);
+    assert!(matches!(pair.poll(current), Poll::Ready(None)));
+    assert_eq!((pair.read(), pair.frames.request_in_progress()), (None, None));
+}
