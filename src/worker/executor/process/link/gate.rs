@@ -2,6 +2,7 @@
 
 mod body;
 mod encode;
+mod frames;
 mod lookahead;
 mod upload;
 mod websocket;
@@ -10,16 +11,14 @@ use std::{
     future::{pending, poll_fn},
     io, mem,
     os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, ready},
-    time::Instant,
+    sync::{Arc, Mutex},
+    task::Poll,
 };
-
-use bytes::Bytes;
 
 use self::{
     body::{bad_gateway, respond},
     encode::{Attachment, Encoded, encode},
+    frames::{Frame, FrameSocket, State},
     lookahead::Window,
     upload::Upload,
     websocket::Tunnel,
@@ -39,33 +38,12 @@ use crate::{
     conn::{Delivery, log_request},
     error::{BoxError, Error, Kind},
     net::seqpacket::{self, SeqPacket},
-    proto::gate::{Fault, MAX_FRAME, MAX_ID, Reply, cancel},
+    proto::gate::{Fault, MAX_FRAME, Reply, cancel},
 };
 
 /// The connection to one worker, for one request at a time. The next request may be sent ahead to a worker that reads
 /// it only after its current response.
 pub(in super::super) struct GateLink(Arc<FrameSocket>);
-
-/// A frame of the worker with its descriptor, or the reason why there is none.
-type Frame = Result<(Reply, Option<OwnedFd>), GateError>;
-
-/// This process's end of the socket pair.
-struct FrameSocket {
-    socket: SeqPacket,
-    state: Mutex<State>,
-}
-
-struct State {
-    buffer: Box<[u8]>,
-    next_id: u32,
-    /// The id of the request that the worker has not ended.
-    in_progress: Option<u32>,
-    window: Window,
-    /// Whether the worker has violated the protocol.
-    is_violated: bool,
-    /// Whether the socket is closed or broken.
-    is_disconnected: bool,
-}
 
 impl GateLink {
     /// Creates the link in the current runtime. Returns the worker's end of the socket pair too. `program` is sent
@@ -270,131 +248,6 @@ impl GateLink {
 
     pub(super) fn close(&self) {
         self.0.socket.close();
-    }
-}
-
-impl State {
-    fn next_id(&mut self) -> u32 {
-        let id = self.next_id;
-        self.next_id = if id == MAX_ID { 0 } else { id + 1 };
-        id
-    }
-
-    /// Records the request that the worker answers next.
-    fn begin(&mut self, id: u32, may_look_ahead: bool) {
-        self.in_progress = Some(id);
-        self.window.begin(Instant::now(), may_look_ahead);
-    }
-}
-
-impl FrameSocket {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while the lock is held.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Returns the request that the worker has not ended, if the worker can still end it.
-    fn request_in_progress(&self) -> Option<u32> {
-        let state = self.lock();
-        state.in_progress.filter(|_| !state.is_violated && !state.is_disconnected)
-    }
-
-    /// Receives the first frame of the response to request `id`; `None` if the request was taken back.
-    ///
-    /// One lock spans the check and the receipt. Otherwise a request that is taken back in between could receive the
-    /// response to the next one, which the worker has read instead.
-    fn poll_first_reply(&self, cx: &mut Context<'_>, id: u32, job: &Job) -> Poll<Option<Frame>> {
-        loop {
-            let mut state = self.lock();
-            if state.window.is_taken_back(id, cx.waker()) {
-                return Poll::Ready(None);
-            }
-            let frame = ready!(self.receive(&mut state, cx));
-            drop(state);
-            if let Some(reply) = self.filter(frame, id, job) {
-                return Poll::Ready(Some(reply));
-            }
-        }
-    }
-
-    /// Receives the next frame of request `id`.
-    fn poll_reply(&self, cx: &mut Context<'_>, id: u32, job: &Job) -> Poll<Frame> {
-        loop {
-            let frame = ready!(self.poll_frame(cx));
-            if let Some(reply) = self.filter(frame, id, job) {
-                return Poll::Ready(reply);
-            }
-        }
-    }
-
-    /// Returns a frame if it belongs to the response to request `id`. Writes the application's log messages to the log.
-    fn filter(&self, frame: Frame, id: u32, job: &Job) -> Option<Frame> {
-        match frame {
-            Ok((Reply::Log { id: of, text }, _)) if of == id => {
-                log_request!(
-                    info,
-                    "vestibule::worker::output",
-                    job.request(),
-                    stream = "errors",
-                    "{text}"
-                );
-                None
-            }
-            // An application may continue after its response.
-            Ok((Reply::Log { text, .. }, _)) => {
-                tracing::info!(target: "vestibule::worker::output", stream = "errors", "{text}");
-                None
-            }
-            Ok((reply, _)) if reply.id() != Some(id) => {
-                Some(Err(self.set_violated(Fault::Unsolicited)))
-            }
-            frame => Some(frame),
-        }
-    }
-
-    /// Receives the next frame, of any request.
-    fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Frame> {
-        self.receive(&mut self.lock(), cx)
-    }
-
-    fn receive(&self, state: &mut State, cx: &mut Context<'_>) -> Poll<Frame> {
-        let received = match ready!(self.socket.poll_recv(cx, &mut state.buffer)) {
-            Ok(received) if received.len > 0 => received,
-            end => {
-                state.is_disconnected = true;
-                return Poll::Ready(Err(end.map_or_else(GateError::Io, |_| GateError::Closed)));
-            }
-        };
-        let frame = Bytes::copy_from_slice(&state.buffer[..received.len]);
-        let reply = match Reply::decode(frame) {
-            _ if received.is_truncated => Err(Fault::TooLong),
-            Ok(reply) if reply.has_descriptor() != received.descriptor.is_some() => {
-                Err(Fault::Descriptor)
-            }
-            other => other,
-        };
-        let reply = match reply {
-            Ok(reply) => reply,
-            Err(fault) => {
-                state.is_violated = true;
-                return Poll::Ready(Err(fault.into()));
-            }
-        };
-        let ends = matches!(
-            &reply,
-            Reply::Complete { .. } | Reply::End { .. } | Reply::File { .. } | Reply::Failed { .. }
-        );
-        if ends && reply.id() == state.in_progress {
-            state.in_progress = None;
-            state.window.complete(Instant::now());
-        }
-        Poll::Ready(Ok((reply, received.descriptor)))
-    }
-
-    /// Records that the worker has violated the protocol, so that it is stopped.
-    fn set_violated(&self, fault: Fault) -> GateError {
-        self.lock().is_violated = true;
-        fault.into()
     }
 }
 

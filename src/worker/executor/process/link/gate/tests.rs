@@ -1,6 +1,9 @@
 //! Tests of a link, with the test as the worker.
 
-use std::task::Waker;
+use std::{
+    task::{Context, Waker},
+    time::Instant,
+};
 
 use tokio::sync::Semaphore;
 

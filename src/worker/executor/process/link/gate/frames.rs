@@ -1,0 +1,171 @@
+//! `FrameSocket`: the socket of a worker, and the state of its requests.
+
+use std::{
+    os::fd::OwnedFd,
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use bytes::Bytes;
+
+use super::{
+    super::super::super::super::{process::GateError, queue::job::Job},
+    lookahead::Window,
+};
+use crate::{
+    conn::log_request,
+    net::seqpacket::SeqPacket,
+    proto::gate::{Fault, MAX_ID, Reply},
+};
+
+/// A frame of the worker with its descriptor, or the reason why there is none.
+pub(super) type Frame = Result<(Reply, Option<OwnedFd>), GateError>;
+
+/// This process's end of the socket pair.
+pub(super) struct FrameSocket {
+    pub(super) socket: SeqPacket,
+    pub(super) state: Mutex<State>,
+}
+
+pub(super) struct State {
+    pub(super) buffer: Box<[u8]>,
+    pub(super) next_id: u32,
+    /// The id of the request that the worker has not ended.
+    pub(super) in_progress: Option<u32>,
+    pub(super) window: Window,
+    /// Whether the worker has violated the protocol.
+    pub(super) is_violated: bool,
+    /// Whether the socket is closed or broken.
+    pub(super) is_disconnected: bool,
+}
+
+impl State {
+    pub(super) fn next_id(&mut self) -> u32 {
+        let id = self.next_id;
+        self.next_id = if id == MAX_ID { 0 } else { id + 1 };
+        id
+    }
+
+    /// Records the request that the worker answers next.
+    pub(super) fn begin(&mut self, id: u32, may_look_ahead: bool) {
+        self.in_progress = Some(id);
+        self.window.begin(Instant::now(), may_look_ahead);
+    }
+}
+
+impl FrameSocket {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while the lock is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the request that the worker has not ended, if the worker can still end it.
+    pub(super) fn request_in_progress(&self) -> Option<u32> {
+        let state = self.lock();
+        state.in_progress.filter(|_| !state.is_violated && !state.is_disconnected)
+    }
+
+    /// Receives the first frame of the response to request `id`; `None` if the request was taken back.
+    ///
+    /// One lock spans the check and the receipt. Otherwise a request that is taken back in between could receive the
+    /// response to the next one, which the worker has read instead.
+    pub(super) fn poll_first_reply(
+        &self,
+        cx: &mut Context<'_>,
+        id: u32,
+        job: &Job,
+    ) -> Poll<Option<Frame>> {
+        loop {
+            let mut state = self.lock();
+            if state.window.is_taken_back(id, cx.waker()) {
+                return Poll::Ready(None);
+            }
+            let frame = ready!(self.receive(&mut state, cx));
+            drop(state);
+            if let Some(reply) = self.filter(frame, id, job) {
+                return Poll::Ready(Some(reply));
+            }
+        }
+    }
+
+    /// Receives the next frame of request `id`.
+    pub(super) fn poll_reply(&self, cx: &mut Context<'_>, id: u32, job: &Job) -> Poll<Frame> {
+        loop {
+            let frame = ready!(self.poll_frame(cx));
+            if let Some(reply) = self.filter(frame, id, job) {
+                return Poll::Ready(reply);
+            }
+        }
+    }
+
+    /// Returns a frame if it belongs to the response to request `id`. Writes the application's log messages to the log.
+    fn filter(&self, frame: Frame, id: u32, job: &Job) -> Option<Frame> {
+        match frame {
+            Ok((Reply::Log { id: of, text }, _)) if of == id => {
+                log_request!(
+                    info,
+                    "vestibule::worker::output",
+                    job.request(),
+                    stream = "errors",
+                    "{text}"
+                );
+                None
+            }
+            // An application may continue after its response.
+            Ok((Reply::Log { text, .. }, _)) => {
+                tracing::info!(target: "vestibule::worker::output", stream = "errors", "{text}");
+                None
+            }
+            Ok((reply, _)) if reply.id() != Some(id) => {
+                Some(Err(self.set_violated(Fault::Unsolicited)))
+            }
+            frame => Some(frame),
+        }
+    }
+
+    /// Receives the next frame, of any request.
+    pub(super) fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Frame> {
+        self.receive(&mut self.lock(), cx)
+    }
+
+    fn receive(&self, state: &mut State, cx: &mut Context<'_>) -> Poll<Frame> {
+        let received = match ready!(self.socket.poll_recv(cx, &mut state.buffer)) {
+            Ok(received) if received.len > 0 => received,
+            end => {
+                state.is_disconnected = true;
+                return Poll::Ready(Err(end.map_or_else(GateError::Io, |_| GateError::Closed)));
+            }
+        };
+        let frame = Bytes::copy_from_slice(&state.buffer[..received.len]);
+        let reply = match Reply::decode(frame) {
+            _ if received.is_truncated => Err(Fault::TooLong),
+            Ok(reply) if reply.has_descriptor() != received.descriptor.is_some() => {
+                Err(Fault::Descriptor)
+            }
+            other => other,
+        };
+        let reply = match reply {
+            Ok(reply) => reply,
+            Err(fault) => {
+                state.is_violated = true;
+                return Poll::Ready(Err(fault.into()));
+            }
+        };
+        let ends = matches!(
+            &reply,
+            Reply::Complete { .. } | Reply::End { .. } | Reply::File { .. } | Reply::Failed { .. }
+        );
+        if ends && reply.id() == state.in_progress {
+            state.in_progress = None;
+            state.window.complete(Instant::now());
+        }
+        Poll::Ready(Ok((reply, received.descriptor)))
+    }
+
+    /// Records that the worker has violated the protocol, so that it is stopped.
+    pub(super) fn set_violated(&self, fault: Fault) -> GateError {
+        self.lock().is_violated = true;
+        fault.into()
+    }
+}
