@@ -2,6 +2,7 @@
 
 mod config;
 mod events;
+mod refork;
 mod renewal;
 mod scale;
 mod slot;
@@ -20,6 +21,7 @@ pub(crate) use self::{
     scale::Scale,
 };
 use self::{
+    refork::Mould,
     renewal::Reload,
     slot::{Slot, State},
 };
@@ -125,6 +127,10 @@ pub(crate) enum Startup {
 /// until all are ready, and then replace the old generation in all slots. If one exits before that, or the timeout
 /// passes, they are stopped, and the old generation continues.
 ///
+/// **Refork.** The first worker of a generation that has completed `refork_after` requests is replaced like a recycled one,
+/// and becomes the mould instead of exiting. The other workers are then replaced by those that are forked from it. See
+/// [`Mould`].
+///
 /// **Restart of all.** [`restart`](Self::restart) stops the workers first, and starts others when they have exited,
 /// for programs that must not run twice.
 ///
@@ -160,6 +166,9 @@ pub(crate) struct Supervisor {
     unexpected_exits: u64,
     generation: u64,
     last_generation: u64,
+    mould: Mould,
+    /// How often a mould has become ready.
+    reforks: u64,
     /// Whether a worker was nominated since [`take_nominated`](Self::take_nominated).
     has_nominated: bool,
     reload: Option<Reload>,
@@ -200,6 +209,8 @@ impl Supervisor {
             unexpected_exits: 0,
             generation: 0,
             last_generation: 0,
+            mould: Mould::None,
+            reforks: 0,
             has_nominated: false,
             reload: None,
             reloaded: None,

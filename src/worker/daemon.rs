@@ -97,6 +97,7 @@ impl DaemonBuilder {
             give_up: Some(GiveUp { failures: GIVE_UP_FAILURES, pause: GIVE_UP_PAUSE }),
             stable_after: Some(STABLE_AFTER),
             recycle: Recycle::NEVER,
+            refork_after: None,
         };
         let pool = Pool::new(config, 0, Duration::ZERO);
         let executor = ProcessExecutor::new(pool.clone(), launch)

@@ -90,6 +90,7 @@ impl PoolSettings {
             give_up: None,
             stable_after: None,
             recycle: Recycle::NEVER,
+            refork_after: None,
         });
         let queue = self.queue.unwrap_or_else(|| max_workers.saturating_mul(QUEUE_PER_WORKER));
         Ok(Pool::new(config, queue, self.queue_timeout))

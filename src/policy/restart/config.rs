@@ -27,6 +27,8 @@ pub(crate) struct Config {
     pub(crate) stable_after: Option<Duration>,
     /// When workers that have not failed are replaced.
     pub(crate) recycle: Recycle,
+    /// Completed requests after which a worker becomes the mould. `None`: never.
+    pub(crate) refork_after: Option<u64>,
 }
 
 /// When a slot whose workers keep failing is left empty for a long pause.

@@ -13,6 +13,7 @@ impl Supervisor {
         let old_at = self.config.recycle.old_at(now);
         let Some(slot) = self.slot(id) else { return self.on_successor_ready(id, now) };
         slot.install(id, now, old_at);
+        self.check_outdated(id);
         let is_ready = |s: &Slot| !matches!(s.state, State::Vacant { .. } | State::Starting { .. });
         if self.phase == Phase::Starting && self.slots.iter().all(is_ready) {
             self.phase = Phase::Running;
@@ -49,6 +50,7 @@ impl Supervisor {
             slot.complete(id);
             let is_new = slot.is_served_out(id, &recycle) && slot.nominate();
             self.has_nominated |= is_new;
+            self.choose_mould(id);
             return true;
         }
         let mut states = self.slots.iter_mut().map(|s| &mut s.state).chain(&mut self.leaving);
@@ -65,6 +67,7 @@ impl Supervisor {
         self.abandoned.retain(|abandoned| *abandoned != id);
         let Config { backoff, give_up, stable_after, .. } = self.config;
         self.leaving.retain(|state| state.id() != Some(id));
+        self.check_mould_exit(id);
         let is_working = matches!(self.phase, Phase::Starting | Phase::Running);
         let Some(slot) = self.slot(id) else { return self.on_successor_exit(id, now) };
         let is_unexpected = is_working && slot.state.is_ready();

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     Action, Phase, Supervisor, WorkerId, after,
+    refork::Mould,
     slot::{Slot, State, Successor},
 };
 
@@ -77,6 +78,7 @@ impl Supervisor {
         }
         self.last_generation += 1;
         self.generation = self.last_generation;
+        self.mould = Mould::None;
         self.slots.iter_mut().filter(|slot| !slot.is_unused()).for_each(|slot| slot.restart(now));
         true
     }
@@ -118,6 +120,7 @@ impl Supervisor {
         let is_waiting = |s: &Successor| matches!(s.state, State::Idle { id: other } if other.generation == id.generation);
         if self.used_slots().all(|slot| is_waiting(&slot.successor)) {
             self.generation = id.generation;
+            self.mould = Mould::None;
             (0..self.slots.len()).for_each(|slot| self.promote(slot, now));
             self.end_reload(Reloaded::Ready);
         }
@@ -135,6 +138,7 @@ impl Supervisor {
         if old.id().is_some() {
             self.leaving.push(old);
         }
+        self.check_outdated(id);
     }
 
     pub(super) fn on_successor_exit(&mut self, id: WorkerId, now: Instant) {

@@ -108,6 +108,11 @@ impl Slot {
         !self.is_nominated && recycle.nominates(id, self.served)
     }
 
+    /// Returns whether the worker has completed this number of requests.
+    pub(super) fn has_served(&self, requests: u64) -> bool {
+        self.served >= requests
+    }
+
     /// Nominates the worker. Returns whether it was not nominated before.
     pub(super) fn nominate(&mut self) -> bool {
         !std::mem::replace(&mut self.is_nominated, true)

@@ -1,5 +1,6 @@
 //! Tests of the supervisor's decisions, in virtual time.
 
+mod refork;
 mod renewal;
 mod scale;
 mod simulation;
@@ -24,6 +25,7 @@ fn config(workers: usize, max_abandoned: usize) -> Config {
         give_up: None,
         stable_after: None,
         recycle: Recycle::NEVER,
+        refork_after: None,
     }
 }
 

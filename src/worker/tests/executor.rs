@@ -65,6 +65,7 @@ fn start(workers: usize, fails: fn(usize) -> bool) -> Result<Started, Error> {
         give_up: Some(GiveUp { failures: 6, pause: LONG }),
         stable_after: None,
         recycle: Recycle::NEVER,
+        refork_after: None,
     };
     let pool = Pool::new(config, 1, LONG);
     let (tx, commands) = mpsc::channel();

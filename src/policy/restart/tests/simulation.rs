@@ -64,6 +64,7 @@ struct Totals {
     rollbacks: u64,
     added: u64,
     removed: u64,
+    reforks: u64,
 }
 
 struct World {
@@ -73,6 +74,8 @@ struct World {
     supervisor: Supervisor,
     alive: Vec<Worker>,
     abandoned: Vec<WorkerId>,
+    /// The process that workers are forked from.
+    mould: Option<WorkerId>,
     totals: Totals,
     /// No request arrives before this time.
     quiet_until: Instant,
@@ -109,6 +112,7 @@ impl World {
                 at_a_time: rng.below(3) as usize,
                 seed,
             },
+            refork_after: rng.one_in(3).then(|| 1 + rng.below(6)),
         };
         let supervisor = Supervisor::new(config, now);
         Self {
@@ -118,6 +122,7 @@ impl World {
             supervisor,
             alive: Vec::new(),
             abandoned: Vec::new(),
+            mould: None,
             totals: Totals::default(),
             quiet_until: now,
             is_closed: false,
@@ -155,6 +160,7 @@ impl World {
         assert!(self.alive.is_empty());
         self.totals.abandoned += self.supervisor.abandoned_total();
         self.totals.recycled += self.supervisor.recycled_total();
+        self.totals.reforks += self.supervisor.reforks();
     }
 
     /// Skips days, without requests or with the machine suspended.
@@ -185,6 +191,11 @@ impl World {
             }
             (None, None) => self.now = self.now.max(self.quiet_until),
             (_, deadline) => self.now = deadline.unwrap_or(self.now),
+        }
+        if self.rng.one_in(40)
+            && let Some(mould) = self.mould.take()
+        {
+            self.supervisor.on_mould_end(mould);
         }
         if self.rng.one_in(40) && self.supervisor.reload(self.now, self.rng.duration()) {
             self.totals.reloads += 1;
@@ -249,6 +260,15 @@ impl World {
 
     fn exit(&mut self, id: WorkerId) {
         self.abandoned.retain(|a| *a != id);
+        if self.supervisor.claim_mould(id) {
+            assert_eq!(id.generation, self.supervisor.generation(), "it runs the current code");
+            match self.rng.below(4) {
+                0 => self.supervisor.on_mould_refused(id),
+                1 => {} // it has ended
+                _ if self.supervisor.on_mould_ready(id) => self.mould = Some(id),
+                _ => panic!("a claimed mould is needed"),
+            }
+        }
         self.supervisor.on_exit(id, self.now);
     }
 
@@ -372,6 +392,7 @@ impl Totals {
         self.rollbacks += other.rollbacks;
         self.added += other.added;
         self.removed += other.removed;
+        self.reforks += other.reforks;
         self
     }
 }
@@ -396,9 +417,11 @@ fn supervisor_keeps_its_invariants_over_a_year_of_random_workers() {
         shares.into_iter().map(|s| s.join().unwrap()).fold(Totals::default(), |a, b| a.add(&b))
     });
     // Each kind of event occurs.
-    let Totals { started, abandoned, recycled, reloads, rollbacks, added, removed } = totals;
+    let Totals { started, abandoned, recycled, reloads, rollbacks, added, removed, reforks } =
+        totals;
     assert!(started > 5 * SEEDS && abandoned > SEEDS, "{started} {abandoned}");
     assert!(recycled > SEEDS / 2 && reloads > SEEDS, "{recycled} {reloads}");
     assert!(rollbacks > SEEDS / 10 && rollbacks < reloads, "{rollbacks} of {reloads}");
+    assert!(reforks > SEEDS / 10, "{reforks}");
     assert!(added > SEEDS && removed > SEEDS / 2, "{added} {removed}");
 }
