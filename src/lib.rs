@@ -133,7 +133,8 @@
 //! | `vestibule::worker` | error | a worker could not be started, an application panicked while it was dropped |
 //! | | error | an application in Python raised an exception, with its traceback |
 //! | | warn | a worker that is stuck in a request was abandoned, a worker process was killed |
-//! | | warn | a daemon or php-fpm ended by itself |
+//! | | warn | a daemon or php-fpm ended by itself, a worker cannot fork the others or has ended while it did |
+//! | | info | a worker forks the others, see [`refork_after`](worker::ProcessesBuilder::refork_after) |
 //! | | debug | a worker process ended |
 //! | `vestibule::worker::output` | info | a line of output of a worker process, or what an application wrote to `wsgi.errors`, with the fields `worker`, `pid` and `stream` |
 //! | `vestibule::tls` | error | certificates cannot be reloaded |

@@ -11,6 +11,7 @@
 //! | frame | |
 //! |---|---|
 //! | `(id, deadline, environ, body)` | A request. `id`: from 0 to 2<sup>31</sup> - 1, see [`MAX_ID`]. `deadline`: seconds from now, a float, or `None`. `environ`: a dict of strings. |
+//! | `(3, None)` | The worker, which has no request, becomes the process that forks workers, see below. The descriptor of its control socket is sent in a message of one byte after the frame. |
 //! | `(id,)` | The client of this request has disconnected. The worker may discard the response, but still ends the request. Before the response has begun, it is sent only to a worker that runs several requests at a time. |
 //!
 //! While a worker that runs one request at a time runs a request, the front may send the next ones, and may read them
@@ -39,12 +40,13 @@
 //! | `(7, id, text)` | [`Log`](Reply::Log): output of the application to `wsgi.errors` |
 //!
 //! A process may load the application once and fork workers. It has its own socket, sends `(0,)` when it has loaded
-//! the application, and then answers one command after another.
+//! the application, and then answers one command after another. A worker that becomes such a process closes the socket of
+//! its requests; if it must not be copied, it sends `(10, message)` instead of `(0,)`.
 //!
 //! | command | reply | |
 //! |---|---|---|
 //! | `(1,)`, with the descriptors of the worker's socket, standard output and error | `(8,)`, with a pidfd: [`Forked`](Reply::Forked), or `(10, message)`: [`NotForked`](Reply::NotForked) | Fork a worker, which leads a process group. |
-//! | `(2, pid)` | `(9, is_signal, number)`: [`Reaped`](Reply::Reaped) | Reap a worker that has ended. |
+//! | `(2, pid)` | `(9, is_signal, number)`: [`Reaped`](Reply::Reaped) | Reap a worker that has ended. The reply is [`NotForked`](Reply::NotForked) if it is no child. |
 //!
 //! `status` is a string like `200 OK`, `headers` a list of pairs of strings or bytes, as returned by the application.
 //! Any other frame is a [`Fault`], after which the worker must be stopped. A head that is not valid in HTTP is a
@@ -58,7 +60,7 @@ mod tests;
 
 pub use marshal::Fault;
 pub use reply::{BadHead, Head, MAX_FIELDS, Reply};
-pub use request::{RequestBody, RequestEncoder, TooLarge, cancel, fork, reap, request_id};
+pub use request::{RequestBody, RequestEncoder, TooLarge, cancel, fork, reap, refork, request_id};
 
 /// Maximum size of a frame: 160 KiB. It must be below the kernel's limit for a message, which is the size of a
 /// socket's send buffer, 208 KiB unless `net.core.wmem_max` is lower.

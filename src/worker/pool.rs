@@ -254,6 +254,7 @@ impl Pool {
         stats.abandoned = s.supervisor.abandoned_total();
         stats.panics = s.panics;
         stats.recycled = s.supervisor.recycled_total();
+        stats.reforks = s.supervisor.reforks();
         stats.unexpected_exits = s.supervisor.unexpected_exits();
         stats.generation = s.supervisor.generation();
         drop(s);

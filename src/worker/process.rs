@@ -312,6 +312,7 @@ impl<P: Protocol> ProcessesBuilder<P> {
             start_timeout: Some(start_timeout),
             give_up,
             recycle: Recycle { seed: std::process::id().into(), ..recycle },
+            refork_after: protocol.refork_after(),
             ..config
         })?;
         let (command, protocol) =

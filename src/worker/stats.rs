@@ -35,9 +35,12 @@ pub struct Stats {
     pub cancelled: u64,
     /// Panics of the application since the start, and worker processes that ended in a request.
     pub panics: u64,
-    /// Workers that were replaced because they had reached a limit of their requests, age or memory,
-    /// since the start.
+    /// Workers that were replaced because they had reached a limit of their requests, age or memory, or were forked
+    /// before the current mould was ready, since the start.
     pub recycled: u64,
+    /// How often a worker has become the mould of the others since the start, see
+    /// [`refork_after`](super::ProcessesBuilder::refork_after).
+    pub reforks: u64,
     /// Workers that were ready and have exited without being asked to, since the start.
     pub unexpected_exits: u64,
     /// The generation of the workers: 0, and a higher one after each reload.

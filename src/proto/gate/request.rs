@@ -130,6 +130,15 @@ pub fn fork() -> Vec<u8> {
     encoder.0
 }
 
+/// Returns the command to become the process that forks workers.
+pub fn refork() -> Vec<u8> {
+    let mut encoder = Encoder(Vec::with_capacity(8));
+    encoder.tuple(2);
+    encoder.int(3);
+    encoder.none();
+    encoder.0
+}
+
 /// Returns the command to reap the worker with this process id.
 pub fn reap(pid: u32) -> Vec<u8> {
     let mut encoder = Encoder(Vec::with_capacity(16));

@@ -10,6 +10,7 @@ mod lane;
 mod lane_group;
 mod launch;
 mod link;
+mod mould;
 mod output;
 mod socket_user;
 mod worker_task;
@@ -21,7 +22,7 @@ use std::{
     iter::repeat_with,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
 };
 
@@ -66,6 +67,8 @@ struct Shared {
     dir: SocketDir,
     /// Kills remaining process groups if this process is killed. `None` if it could not be started.
     guardian: Option<Arc<Guardian>>,
+    /// The worker that forks the workers of this generation, if there is one.
+    mould: Mutex<Option<(u64, Arc<Zygote>)>>,
 }
 
 impl Shared {
@@ -74,6 +77,24 @@ impl Shared {
         if let Some(guardian) = &self.guardian {
             spawned.guard(guardian);
         }
+    }
+
+    /// Returns the mould of a generation, unless it has ended.
+    fn mould(&self, generation: u64) -> Option<Arc<Zygote>> {
+        let mould = self.mould.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, mould) = mould.as_ref().filter(|(of, _)| *of == generation)?;
+        Some(mould.clone()).filter(|mould| !mould.has_ended())
+    }
+
+    fn set_mould(&self, generation: u64, mould: Arc<Zygote>) {
+        let mut current = self.mould.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = Some((generation, mould));
+    }
+
+    /// Removes the mould of a generation.
+    fn remove_mould(&self, generation: u64) {
+        let mut current = self.mould.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(current.take_if(|(of, _)| *of == generation));
     }
 }
 
@@ -106,7 +127,13 @@ impl ProcessExecutor {
         let thread = thread::Builder::new().name("worker-io".to_owned()).spawn(move || {
             let _ = runtime.block_on(ended); // an error: the executor was dropped
         })?;
-        let shared = Arc::new(Shared { pool, launch, dir, guardian: guardian.ok().map(Arc::new) });
+        let shared = Arc::new(Shared {
+            pool,
+            launch,
+            dir,
+            guardian: guardian.ok().map(Arc::new),
+            mould: Mutex::new(None),
+        });
         Ok(Self {
             shared,
             dirs: Vec::new(),
@@ -199,6 +226,9 @@ impl ProcessExecutor {
         program: &str,
     ) -> io::Result<Arc<Zygote>> {
         self.prune();
+        if let Some(mould) = self.shared.mould(generation) {
+            return Ok(mould);
+        }
         if let Some((_, zygote)) = self.zygotes.iter().find(|(of, _)| *of == generation) {
             return Ok(zygote.clone());
         }
@@ -213,6 +243,8 @@ impl ProcessExecutor {
         let oldest = self.shared.pool.lock().supervisor.generation();
         self.groups.retain(|(of, group)| *of >= oldest && !group.is_full());
         self.zygotes.retain(|(of, zygote)| *of >= oldest && !zygote.has_ended());
+        let mut mould = self.shared.mould.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(mould.take_if(|(of, mould)| *of < oldest || mould.has_ended()));
     }
 
     fn stop_worker(&mut self, id: WorkerId, why: StopReason) {

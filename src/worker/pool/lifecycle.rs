@@ -72,6 +72,30 @@ impl Pool {
         }
     }
 
+    /// Returns whether worker `id`, which has left its slot and has no request, becomes the mould instead of exiting.
+    #[cfg(feature = "process")]
+    pub(in super::super) fn claim_mould(&self, id: WorkerId) -> bool {
+        self.lock().supervisor.claim_mould(id)
+    }
+
+    /// Records that the mould forks workers now, so that the others are replaced. Returns `false` if it is not needed.
+    #[cfg(feature = "process")]
+    pub(in super::super) fn on_mould_ready(&self, id: WorkerId) -> bool {
+        self.update(|s| s.supervisor.on_mould_ready(id))
+    }
+
+    /// Records that the application has state that must not be copied.
+    #[cfg(feature = "process")]
+    pub(in super::super) fn on_mould_refused(&self, id: WorkerId) {
+        self.lock().supervisor.on_mould_refused(id);
+    }
+
+    /// Records that the mould has ended.
+    #[cfg(feature = "process")]
+    pub(in super::super) fn on_mould_end(&self, id: WorkerId) {
+        self.lock().supervisor.on_mould_end(id);
+    }
+
     /// Changes the state of workers, and wakes the threads that wait for a change.
     pub(super) fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut s = self.lock();

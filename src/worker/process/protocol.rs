@@ -26,6 +26,11 @@ pub(super) mod sealed {
         /// Returns the command of the workers, and the protocol of the executor.
         fn into_parts(self) -> Result<(Command, process::Protocol), BoxError>;
 
+        /// Returns the number of requests after which a worker becomes the mould.
+        fn refork_after(&self) -> Option<u64> {
+            None
+        }
+
         /// Returns the maximum number of concurrent requests of a process.
         fn lanes(&self) -> usize {
             1

@@ -74,7 +74,8 @@ const BOOTSTRAP: &str = "import socket\n\
 ///
 /// **Processes.** One process loads the application for each generation of workers and forks them, unless
 /// [`preload`](ProcessesBuilder::preload) is `false`. If it ends, its workers continue, and it is started again for
-/// the next worker.
+/// the next worker. With [`refork_after`](ProcessesBuilder::refork_after), a worker that has answered requests takes its
+/// place.
 ///
 /// **Stop.** A worker that is stopped, or that has exceeded its request timeout, gets `SIGTERM`, which raises
 /// `SystemExit` in the application.
@@ -131,6 +132,9 @@ pub struct Python {
     lanes: usize,
     interpreter: Option<PathBuf>,
     is_preloaded: bool,
+    refork_after: Option<u64>,
+    /// The function that is called before a worker becomes the mould.
+    before_refork: Option<String>,
     /// Everything except the program and its arguments.
     command: Command,
 }
@@ -143,8 +147,32 @@ impl Python {
             lanes,
             interpreter: None,
             is_preloaded: true,
+            refork_after: None,
+            before_refork: None,
             command: Command::new(""),
         }
+    }
+
+    /// Returns the argument for the program: nothing without reforks, otherwise the function, or `-` if there is none.
+    ///
+    /// # Errors
+    /// The settings exclude each other.
+    fn refork(&self) -> Result<String, BoxError> {
+        if self.refork_after.is_none() {
+            let why = "before_refork() needs refork_after()";
+            return self.before_refork.as_ref().map_or(Ok(String::new()), |_| Err(why.into()));
+        }
+        if self.interface != "wsgi" || self.lanes > 1 {
+            return Err("refork_after() needs wsgi() with one thread, since a process with threads or an event loop cannot be forked".into());
+        }
+        if !self.is_preloaded {
+            return Err("refork_after() needs preload(true), which forks workers".into());
+        }
+        let function = self.before_refork.as_deref().unwrap_or("-");
+        if function != "-" && !function.contains(':') {
+            return Err(format!("before_refork() needs module:function, not {function}").into());
+        }
+        Ok(function.to_owned())
     }
 }
 
@@ -152,11 +180,12 @@ impl Protocol for Python {}
 
 impl Sealed for Python {
     fn into_parts(self) -> Result<(Command, process::Protocol), BoxError> {
-        let Self { application, interface, lanes, interpreter, is_preloaded, command } = self;
+        let refork = self.refork()?;
+        let Self { application, interface, lanes, interpreter, is_preloaded, command, .. } = self;
         let interpreter = interpreter.map_or_else(find_interpreter, PathBuf::into_os_string);
         let mode = if is_preloaded { "zygote" } else { "worker" };
         let command = command.program(interpreter).args(["-c", BOOTSTRAP, interface]);
-        let command = command.args([&*application, mode, &*lanes.to_string()]);
+        let command = command.args([&*application, mode, &*lanes.to_string(), &*refork]);
         let protocol = process::Protocol::Gate {
             program: WORKER,
             is_forked: is_preloaded,
@@ -168,6 +197,10 @@ impl Sealed for Python {
 
     fn lanes(&self) -> usize {
         self.lanes
+    }
+
+    fn refork_after(&self) -> Option<u64> {
+        self.refork_after
     }
 }
 
@@ -224,6 +257,45 @@ impl ProcessesBuilder<Python> {
     /// opens connections while it is loaded needs `false`, so that each worker loads it, or `os.register_at_fork`.
     pub fn preload(mut self, is_preloaded: bool) -> Self {
         self.protocol.is_preloaded = is_preloaded;
+        self
+    }
+
+    /// Makes a worker that has completed `requests` requests the process from which the other workers are forked again, so
+    /// that they share the memory of what it has loaded and cached meanwhile. This happens once for each generation of
+    /// workers. It is off by default, and possible only with [`wsgi`], one thread and [`preload`](Self::preload).
+    ///
+    /// The first worker that has completed so many requests is replaced like a [recycled](Self::recycle_after) one, and
+    /// then forks the replacements of the others, [`recycle_at_a_time`](Self::recycle_at_a_time). Workers serve until their
+    /// replacements are ready, so no request waits for this or is lost. If the process ends, workers are forked by the one
+    /// that has loaded the application, until another worker has completed enough requests.
+    ///
+    /// **What must not be copied.** A thread does not exist in a copy of its process, and processes that share a connection
+    /// to a database read each other's responses. So before it forks, the worker calls the function of
+    /// [`before_refork`](Self::before_refork) and closes Django's connections to databases and caches. If it then has
+    /// more than one thread, or a connected stream socket that was opened since it was forked, it is stopped instead, a
+    /// warning names the reason, and no worker of this generation is asked again. Other state is copied: locks,
+    /// temporary files, identifiers, database files. `os.register_at_fork` changes it in each copy.
+    ///
+    /// ```no_run
+    /// use vestibule::worker;
+    ///
+    /// let site = worker::wsgi("mysite.wsgi").workers(8).refork_after(1_000);
+    /// let site = site.before_refork("mysite.database:dispose").start()?;
+    /// # Ok::<_, vestibule::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`start`](Self::start) fails if it is not possible.
+    pub fn refork_after(mut self, requests: u64) -> Self {
+        self.protocol.refork_after = Some(requests.max(1));
+        self
+    }
+
+    /// Sets a function of the application, for example `mysite.database:dispose`, that is called without arguments before a
+    /// worker becomes the process that forks others, see [`refork_after`](Self::refork_after). It closes connections and
+    /// ends threads. It has [`stop_timeout`](Self::stop_timeout). If it raises an exception, the worker does not fork.
+    pub fn before_refork(mut self, function: &str) -> Self {
+        self.protocol.before_refork = Some(function.to_owned());
         self
     }
 

@@ -24,6 +24,8 @@ READY, COMPLETE, HEAD, CHUNK, END, FILE, FAILED, LOG, FORKED, REAPED, NOT_FORKED
 WEBSOCKET = (3,)
 # A command of the front to the process that forks workers.
 REAP = 2
+# The length of the command to a worker to become that process: (3, None).
+REFORK = 2
 
 MAX_FRAME = 160 << 10
 # Maximum number of bytes of a body, a traceback or a log line in a frame.
@@ -338,13 +340,16 @@ class Wsgi:
         }
 
     def run(self):
-        """Answers requests until the front has closed the socket."""
+        """Answers requests until the front has closed the socket. Returns the control socket if this process forks
+        workers from then on."""
         front, base, errors, buffer = self.front, self.base, self.errors, self.front.buffer
         receive, loads = front.sock.recv_into, marshal.loads
         while front.early or receive(buffer):
             frame = front.early or loads(buffer)
             front.early = None
-            if len(frame) == 1:
+            if len(frame) != 4:
+                if len(frame) == REFORK:
+                    return socket.socket(fileno=front.receive_descriptor())
                 continue  # the client disconnected after the response
             number, _, environ, body = frame
             environ.update(base)
@@ -396,7 +401,8 @@ class Wsgi:
 
 
 def serve_wsgi(lanes, application):
-    """Answers requests on each lane, with a thread for each if there are several."""
+    """Answers requests on each lane, with a thread for each if there are several. Returns the control socket if this process
+    forks workers from then on."""
     if len(lanes) == 1:
         return serve_wsgi_lane(lanes[0], application, False)
     # Daemon threads, so that a process that is stopped does not wait for a stuck one.
@@ -414,7 +420,7 @@ def serve_wsgi_lane(lane, application, is_threaded):
     try:
         front = Front(lane)
         front.send(READY)
-        Wsgi(front, application, is_threaded).run()
+        return Wsgi(front, application, is_threaded).run()
     except (BrokenPipeError, ConnectionResetError):
         pass  # the front has ended
 
@@ -947,7 +953,11 @@ def fork_workers(control):
             return None
         order = marshal.loads(order)
         if order[0] == REAP:
-            _, status = os.waitpid(order[1], 0)
+            try:
+                _, status = os.waitpid(order[1], 0)
+            except ChildProcessError as error:  # the application ignores SIGCHLD, or has waited for it
+                control.send(marshal.dumps((NOT_FORKED, str(error)), 2))
+                continue
             code = os.waitstatus_to_exitcode(status)
             control.send(marshal.dumps((REAPED, code < 0, abs(code)), 2))
             continue
@@ -976,8 +986,58 @@ def fork_workers(control):
             os.close(descriptor)
 
 
+def connections():
+    """The connected stream sockets of this process, by the name of the socket: their descriptors and peers."""
+    found = {}
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            name = os.readlink("/proc/self/fd/" + number)
+            if name.startswith("socket:"):
+                with socket.socket(fileno=os.dup(int(number))) as sock:
+                    if sock.type == socket.SOCK_STREAM:
+                        found[name] = "descriptor %s to %r" % (number, sock.getpeername())
+        except OSError:
+            pass  # it is not connected, or it was the descriptor of the list
+    return found
+
+
+def reason_not_to_fork(before):
+    """Returns why this process must not be copied, or None. `before` are the connections that it has inherited."""
+    if len(os.listdir("/proc/self/task")) > 1:
+        names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+        return "it has threads, which a copy would not have: " + (", ".join(names) or "of a library")
+    opened = [peer for name, peer in connections().items() if name not in before]
+    if opened:
+        return "it has connections, which a copy must not share: " + ", ".join(opened)
+    return None
+
+
+def prepare_refork(hook, before):
+    """Closes what must not be copied. Returns the reason why that is not possible, or None."""
+    try:
+        if hook is not None:
+            hook()
+        for module, name in (("django.db", "connections.close_all"), ("django.core.cache", "close_caches")):
+            found = sys.modules.get(module)
+            if found is not None:
+                for part in name.split("."):
+                    found = getattr(found, part)
+                found()
+        return reason_not_to_fork(before)
+    except Exception as error:
+        traceback.print_exc()
+        return "".join(traceback.format_exception_only(type(error), error)).strip()
+
+
+def freeze():
+    """Makes the loaded objects permanent: the collector need not visit them, and must not write to pages that processes
+    share."""
+    gc.collect()
+    gc.freeze()
+
+
 def main(sock):
-    kind, target, mode, lanes = sys.argv[1:5]
+    kind, target, mode, lanes, refork = sys.argv[1:6]
     sys.argv[1:] = []
     for name in ("LISTEN_FDS", "LISTEN_PID"):
         os.environ.pop(name, None)
@@ -985,26 +1045,45 @@ def main(sock):
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)
     application = load(target)
-    # The loaded objects are permanent: the collector need not visit them, and must not write to pages that processes
-    # share.
-    gc.collect()
-    gc.freeze()
+    hook = load(refork) if refork not in ("", "-") else None
+    freeze()
+    control = None
     if mode == "zygote":
         if threading.active_count() > 1:
             print("the application started threads while it was loaded; its workers do not have them", file=sys.stderr)
-        try:
-            sock = fork_workers(sock)
-        except (BrokenPipeError, ConnectionResetError):
+        control = sock
+    while True:
+        if control is not None:
+            try:
+                sock = fork_workers(control)
+            except (BrokenPipeError, ConnectionResetError):
+                return
+            if sock is None:
+                return
+        before = connections() if refork else None
+        control = serve(sock, kind, application, int(lanes))
+        if control is None:
             return
-        if sock is None:
+        # The worker becomes the process that forks others. As in a zygote, no received descriptor has this number.
+        os.dup2(control.fileno(), 3, inheritable=False)
+        control.close()
+        control = socket.socket(fileno=3)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        reason = prepare_refork(hook, before)
+        if reason is not None:
+            control.send(marshal.dumps((NOT_FORKED, printable(reason)[:1024]), 2))
             return
-    lanes = int(lanes)
+        freeze()
+
+
+def serve(sock, kind, application, lanes):
+    """Answers requests. Returns the control socket if this process forks workers from then on."""
     sockets = [sock, *receive_sockets(sock, lanes - 1)]
     try:
         if kind == "asgi":
             return serve_asgi(sockets, application)
         signal.signal(signal.SIGTERM, terminate)
-        serve_wsgi(sockets, application)
+        return serve_wsgi(sockets, application)
     finally:
         for sock in sockets:
             sock.close()

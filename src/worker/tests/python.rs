@@ -3,6 +3,7 @@
 mod ahead;
 mod asgi;
 mod pool;
+mod refork;
 mod runtimes;
 
 use std::{fs, path::Path, sync::Arc};

@@ -4,7 +4,7 @@ mod bridge;
 mod gate;
 mod http;
 
-use std::{io, sync::Arc};
+use std::{io, os::fd::BorrowedFd, sync::Arc};
 
 pub(super) use self::{gate::GateLink, http::HttpLink};
 use super::super::super::queue::{
@@ -139,6 +139,25 @@ impl Link {
         match self {
             Self::Http(_) => {} // the connection of an incomplete response is closed
             Self::Gate(link) => link.finish_request(job, release).await,
+        }
+    }
+
+    /// Returns whether the worker has no request and its connection can be used.
+    pub(super) fn is_idle(&self) -> bool {
+        match self {
+            Self::Http(_) => false, // not known
+            Self::Gate(link) => link.is_idle(),
+        }
+    }
+
+    /// Makes the worker, which has no request, the process that forks workers, with this socket for commands.
+    ///
+    /// # Errors
+    /// Those of sendmsg(2), and `Unsupported`.
+    pub(super) fn refork(&self, control: BorrowedFd<'_>) -> io::Result<()> {
+        match self {
+            Self::Http(_) => Err(io::ErrorKind::Unsupported.into()),
+            Self::Gate(link) => link.refork(control),
         }
     }
 

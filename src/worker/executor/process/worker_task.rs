@@ -23,6 +23,7 @@ use super::{
     StopReason,
     lane::{Lane, Left},
     lane_group::{LaneGroup, Process},
+    mould,
 };
 use crate::{error::panic_message, net::process::Child, policy::restart::WorkerId};
 
@@ -74,6 +75,9 @@ impl WorkerTask {
             }
         }
         shared.pool.leave(self.lane.id);
+        if unready.is_none() && mould::become_mould(&lane, &process.child).await {
+            return;
+        }
         self.retire(&process.child).await;
         self.lane.link.close();
         let is_last = group.leave();
@@ -212,7 +216,7 @@ pub(super) async fn wait_stopped(stopped: &mut watch::Receiver<Option<StopReason
 }
 
 /// Calls a hook. A panic of the hook is logged and has no other effect.
-fn call_hook<T>(name: &str, hook: Option<&(dyn Fn(T) + Send + Sync)>, with: T) {
+pub(super) fn call_hook<T>(name: &str, hook: Option<&(dyn Fn(T) + Send + Sync)>, with: T) {
     let Some(hook) = hook else { return };
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| hook(with))) {
         let message = panic_message(&*panic);

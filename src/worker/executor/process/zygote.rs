@@ -43,6 +43,13 @@ pub(super) struct Zygote {
     discarded: Arc<Notify>,
 }
 
+/// What the task that observes such a process needs.
+pub(super) struct Observer {
+    /// Closed when the last reference to the handle is dropped.
+    pub(super) ended: watch::Sender<Option<ExitedEarly>>,
+    pub(super) discarded: Arc<Notify>,
+}
+
 impl Zygote {
     /// Starts the process in the current runtime. The calling thread must outlive the process, because of
     /// `PR_SET_PDEATHSIG`.
@@ -63,6 +70,14 @@ impl Zygote {
         let discarded = Arc::new(Notify::new());
         tokio::spawn(observe(spawned, sender, discarded.clone(), shared));
         Ok(Arc::new(Self { control, is_ready: Mutex::new(false), ended, discarded }))
+    }
+
+    /// Creates the handle of a worker that has become such a process. The task that observes it needs the [`Observer`].
+    pub(super) fn adopt(control: SeqPacket) -> (Arc<Self>, Observer) {
+        let (sender, ended) = watch::channel(None);
+        let discarded = Arc::new(Notify::new());
+        let observer = Observer { ended: sender, discarded: discarded.clone() };
+        (Arc::new(Self { control, is_ready: Mutex::new(true), ended, discarded }), observer)
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -129,21 +144,10 @@ impl Zygote {
 
     /// Receives the next reply.
     async fn receive(&self) -> Result<(Reply, Option<OwnedFd>), BoxError> {
-        let mut buffer = [0; MAX_REPLY];
-        let received = poll_fn(|cx| {
-            let received = ready!(self.control.poll_recv(cx, &mut buffer));
-            Poll::Ready(received)
-        });
-        match received.await {
-            Ok(received) if received.len > 0 => {
-                let frame = Bytes::copy_from_slice(&buffer[..received.len]);
-                let reply = Reply::decode(frame).map_err(GateError::from)?;
-                if reply.has_descriptor() != received.descriptor.is_some() {
-                    return Err(GateError::from(Fault::Descriptor).into());
-                }
-                Ok((reply, received.descriptor))
-            }
-            _ => {
+        match receive(&self.control).await {
+            Ok(Some(reply)) => Ok(reply),
+            Err(error) => Err(error.into()),
+            Ok(None) => {
                 let mut ended = self.ended.clone();
                 let why = ended.wait_for(Option::is_some).await;
                 Err(why
@@ -153,6 +157,26 @@ impl Zygote {
             }
         }
     }
+}
+
+/// Receives a reply of a process that forks workers; `None` if its socket is closed or broken.
+pub(super) async fn receive(
+    control: &SeqPacket,
+) -> Result<Option<(Reply, Option<OwnedFd>)>, GateError> {
+    let mut buffer = [0; MAX_REPLY];
+    let received = poll_fn(|cx| {
+        let received = ready!(control.poll_recv(cx, &mut buffer));
+        Poll::Ready(received)
+    });
+    let received = match received.await {
+        Ok(received) if received.len > 0 => received,
+        _ => return Ok(None),
+    };
+    let reply = Reply::decode(Bytes::copy_from_slice(&buffer[..received.len]))?;
+    if reply.has_descriptor() != received.descriptor.is_some() {
+        return Err(Fault::Descriptor.into());
+    }
+    Ok(Some((reply, received.descriptor)))
 }
 
 /// Waits for the end of the process; stops it when it is discarded or its last reference is dropped.
@@ -186,7 +210,7 @@ async fn observe(
 }
 
 /// Sends SIGTERM to the process, and kills its group after the stop timeout.
-async fn end(child: &Child, shared: &Shared) {
+pub(super) async fn end(child: &Child, shared: &Shared) {
     child.terminate(StopSignal::Term);
     if timeout(shared.launch.stop_timeout, child.ended()).await.is_err() {
         child.kill_group();

@@ -4,11 +4,28 @@ import marshal
 import os
 import socket
 import sys
+import threading
 import time
 from wsgiref.validate import validator
 
 with open("loaded", "a") as loaded:
     loaded.write("once\n")
+
+
+CACHE = {}
+
+
+def hold_refork():
+    """Is called before a refork: waits until the test allows it."""
+    with open("preparing-new", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename("preparing-new", "preparing")
+    while not os.path.exists("prepared"):
+        time.sleep(0.001)
+
+
+def refuse_refork():
+    raise KeyError("not now")
 
 
 class Body:
@@ -180,6 +197,22 @@ def application(environ, start_response):
     if path == "/load":
         start_response("200 OK", plain)
         return [b"/load %d" % os.getpid()]
+    if path == "/fill":
+        CACHE[query] = os.getpid()
+        start_response("200 OK", plain)
+        return [b"filled"]
+    if path == "/cache":
+        start_response("200 OK", plain)
+        return [b"%d %d %d" % (os.getpid(), os.getppid(), CACHE.get(query, 0))]
+    if path == "/thread":
+        threading.Thread(target=time.sleep, args=(60,), daemon=True, name="exporter").start()
+        start_response("200 OK", plain)
+        return [b"started"]
+    if path == "/connect":
+        listener = socket.create_server(("127.0.0.1", 0))
+        CACHE[query] = socket.create_connection(listener.getsockname()), listener
+        start_response("200 OK", plain)
+        return [b"connected"]
     if path == "/crash":
         os._exit(101)
     if path == "/print":

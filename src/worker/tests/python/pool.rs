@@ -15,7 +15,7 @@ use super::{
 use crate::{conn::testing::Lines, peer::RequestId};
 
 /// Returns the parent of a process.
-fn parent(pid: u32) -> u32 {
+pub(super) fn parent(pid: u32) -> u32 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().parse().unwrap()
 }

@@ -10,7 +10,7 @@ mod websocket;
 use std::{
     future::{pending, poll_fn},
     io, mem,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, Mutex},
     task::Poll,
 };
@@ -38,7 +38,7 @@ use crate::{
     conn::{Delivery, log_request},
     error::{BoxError, Error, Kind},
     net::seqpacket::{self, SeqPacket},
-    proto::gate::{Fault, MAX_FRAME, Reply, cancel},
+    proto::gate::{Fault, MAX_FRAME, Reply, cancel, refork},
 };
 
 /// The connection to one worker, for one request at a time. The next request may be sent ahead to a worker that reads
@@ -215,6 +215,22 @@ impl GateLink {
                 }
             }
         }
+    }
+
+    /// Returns whether the worker has no request and the socket can be used.
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.0.lock();
+        let is_usable = !state.is_violated && !state.is_disconnected;
+        is_usable && state.in_progress.is_none() && state.window.is_empty()
+    }
+
+    /// Makes the worker, which is idle, the process that forks workers.
+    ///
+    /// # Errors
+    /// Those of sendmsg(2).
+    pub(super) fn refork(&self, control: BorrowedFd<'_>) -> io::Result<()> {
+        self.0.socket.try_send(&refork(), &[])?;
+        self.0.socket.try_send(&[0], &[control])
     }
 
     /// Moves the socket to the current runtime.

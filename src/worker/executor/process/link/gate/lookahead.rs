@@ -137,6 +137,11 @@ impl Window {
         }
     }
 
+    /// Returns whether no request is ahead.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ahead.is_empty() && self.begun.is_none()
+    }
+
     /// Returns whether a request may be sent ahead now.
     fn is_open(&self, now: Instant) -> bool {
         let is_short = |duration: Duration| duration < MAX_DURATION;
