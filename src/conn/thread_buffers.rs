@@ -1,7 +1,7 @@
 //! Buffers of a thread, which its connections share, so that an idle connection owns none.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     io,
     pin::pin,
     task::{Context, Poll},
@@ -29,9 +29,12 @@ const MIN_DIRECT_READ: usize = 16 << 10;
 /// The largest write buffer that a thread keeps: 128 KiB.
 pub(super) const MAX_KEPT_CAPACITY: usize = 128 << 10;
 
+/// Write buffers that a thread keeps, 2: a proxied request is polled with one for its client and one for its server.
+const MAX_WRITE_BUFFERS: usize = 2;
+
 thread_local! {
     static READ_BUFFER: Cell<Option<BytesMut>> = const { Cell::new(None) };
-    static WRITE_BUFFER: Cell<Option<BytesMut>> = const { Cell::new(None) };
+    static WRITE_BUFFERS: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Reads up to 128 KiB and appends them to `input`; `Ok(0)` is the end of the stream.
@@ -53,20 +56,22 @@ pub(super) fn poll_read_up_to<I: AsyncRead + Unpin>(
     input: &mut BytesMut,
     max_len: usize,
 ) -> Poll<io::Result<usize>> {
-    // Taken, not borrowed: a driver nested in this read gets an empty buffer.
-    let mut buffer = READ_BUFFER.take().unwrap_or_default();
-    if buffer.capacity() < MIN_READ_ROOM {
-        buffer.reserve(MAX_READ);
-    }
-    let result = pin!(io.read_buf(&mut (&mut buffer).limit(max_len))).poll(cx);
-    if input.is_empty() && buffer.len() >= MIN_SPLIT {
-        *input = buffer.split();
-    } else {
-        input.extend_from_slice(&buffer);
-        buffer.clear();
-    }
-    READ_BUFFER.set(Some(buffer));
-    result
+    READ_BUFFER.with(|kept| {
+        // Taken, not borrowed: a driver nested in this read gets an empty buffer.
+        let mut buffer = kept.take().unwrap_or_default();
+        if buffer.capacity() < MIN_READ_ROOM {
+            buffer.reserve(MAX_READ);
+        }
+        let result = pin!(io.read_buf(&mut (&mut buffer).limit(max_len))).poll(cx);
+        if input.is_empty() && buffer.len() >= MIN_SPLIT {
+            *input = buffer.split();
+        } else if !buffer.is_empty() {
+            input.extend_from_slice(&buffer);
+            buffer.clear();
+        }
+        kept.set(Some(buffer));
+        result
+    })
 }
 
 /// Reads a part of a body of which `remaining` bytes have not been read; `None` if unknown. If `input` already has a
@@ -86,17 +91,19 @@ pub(super) fn poll_read_body<I: AsyncRead + Unpin>(
     pin!(io.read_buf(input)).poll(cx)
 }
 
-/// Takes the thread's empty write buffer.
+/// Takes an empty write buffer of the thread.
 pub(super) fn take_write_buffer() -> BytesMut {
-    WRITE_BUFFER.take().unwrap_or_default()
+    WRITE_BUFFERS.with_borrow_mut(Vec::pop).unwrap_or_default()
 }
 
 /// Returns a write buffer to the thread; it must be empty.
 pub(super) fn return_write_buffer(buffer: BytesMut) {
     debug_assert!(buffer.is_empty(), "only an empty buffer may serve another connection");
-    if buffer.capacity() <= MAX_KEPT_CAPACITY {
-        WRITE_BUFFER.set(Some(buffer));
-    }
+    WRITE_BUFFERS.with_borrow_mut(|kept| {
+        if buffer.capacity() <= MAX_KEPT_CAPACITY && kept.len() < MAX_WRITE_BUFFERS {
+            kept.push(buffer);
+        }
+    });
 }
 
 /// Minimum size of a piece that may keep its read buffer alive: 16 KiB. So a queued piece keeps at most eight times its
