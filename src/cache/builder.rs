@@ -265,13 +265,23 @@ impl CacheBuilder {
     /// sent by `sendfile`, and the files of the most used ones stay open. The directory is created if it is missing.
     ///
     /// A scan in the background, of at most [`SCAN_TIMEOUT`](super::SCAN_TIMEOUT), finds the responses of earlier processes;
-    /// until then, requests for them are forwarded. [`CacheHandle::loaded`](super::CacheHandle::loaded) waits for its end. The directory is locked for one process. After a
-    /// crash, a response is either complete or missing. A response is written to disk after it was received, or, if it exceeds
-    /// [`max_object`](Self::max_object), while it is received. While the disk is full or read-only, responses are stored in
-    /// memory only.
+    /// until then, requests for them are forwarded. [`CacheHandle::loaded`](super::CacheHandle::loaded) waits for its end.
+    /// A response is written to disk after it was received, or, if it exceeds [`max_object`](Self::max_object), while it is
+    /// received. While the disk is full or read-only, responses are stored in memory only.
+    ///
+    /// The directory belongs to one layer of one process, which locks the file `lock` in it (`flock`) until it ends, even by
+    /// SIGKILL. During an upgrade with two processes the new one therefore opens the directory after the old one has ended,
+    /// or uses another one.
+    ///
+    /// # What is verified
+    /// After a crash, a response is either complete or missing: [`Durability`]. The scan and each read from disk check the
+    /// checksum of a response's fields and times, and the length of its content. A response that fails is removed and fetched
+    /// again. The bytes of a content are not verified: one that the disk returns with other bytes of the same length
+    /// is served. Where that matters, use a file system with checksums, or hardware that has them.
     ///
     /// # Errors
-    /// If the directory cannot be created, read or written, or if another process uses it.
+    /// [`ResourceBusy`](io::ErrorKind::ResourceBusy) if another process or layer uses the directory. Other errors if it cannot
+    /// be created, read, written or locked.
     pub fn open(self, dir: impl AsRef<Path>) -> io::Result<CacheLayer> {
         let clock = Clock::new();
         let memory = MemoryStore::new(self.capacity, self.max_object, self.max_variants, clock);

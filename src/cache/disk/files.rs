@@ -60,8 +60,19 @@ impl Files {
         }
         // Opened for reading: a file that is open for writing prevents a remount as read-only.
         let lock = File::open(&path).map_err(|e| context(e, "cannot read the cache directory"))?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-            .map_err(|e| context(e.into(), "another process uses the cache directory"))?;
+        // The kernel releases the lock when the process ends, however it ends.
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
+            |error| match error {
+                rustix::io::Errno::WOULDBLOCK => {
+                    let message = "another process or layer uses the cache directory";
+                    let advice = "each needs a directory of its own";
+                    let text = format!("{message} {}: {advice}", root.display());
+                    io::Error::new(io::ErrorKind::ResourceBusy, text)
+                }
+                // For example a network file system without locks.
+                error => context(error.into(), "cannot lock the cache directory"),
+            },
+        )?;
         for i in 0..=u8::MAX {
             match fs::DirBuilder::new().mode(0o700).create(root.join(format!("{i:02x}"))) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {

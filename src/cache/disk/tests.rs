@@ -303,7 +303,8 @@ async fn directory_belongs_to_one_store() {
     let dir = tempfile::tempdir().unwrap();
     let layer = open(&dir, builder).await;
     let error = builder().open(dir.path()).unwrap_err();
-    assert!(error.to_string().starts_with("another process uses the cache directory "), "{error}");
+    assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
+    assert!(error.to_string().ends_with(": each needs a directory of its own"), "{error}");
     drop(layer);
     drop(open(&dir, builder).await);
     let file = dir.path().join("file");

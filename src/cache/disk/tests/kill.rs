@@ -50,17 +50,37 @@ async fn child_stores_until_it_is_killed() {
     }
 }
 
-/// Starts the child and kills it after some lines of output. Returns the number of its last path.
-fn kill_after(lines: usize, first: usize, dir: &TempDir) -> usize {
+/// Starts the child, whose first path has this number.
+fn start(first: usize, dir: &TempDir) -> std::process::Child {
     let name = "cache::disk::tests::kill::child_stores_until_it_is_killed";
-    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+    std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "--nocapture", name])
         .env(DIR, dir.path())
         .env("VESTIBULE_CACHE_FIRST", first.to_string())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .unwrap();
+        .unwrap()
+}
+
+#[tokio::test]
+async fn directory_of_another_process_is_refused_until_that_was_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = start(0, &dir);
+    let mut out = io::BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(out.any(|line| line.unwrap().contains("begin ")), "the child has opened the directory");
+    for _ in 0..2 {
+        let error = builder().open(dir.path()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ResourceBusy, "{error}");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    builder().open(dir.path()).unwrap();
+}
+
+/// Starts the child and kills it after some lines of output. Returns the number of its last path.
+fn kill_after(lines: usize, first: usize, dir: &TempDir) -> usize {
+    let mut child = start(first, dir);
     let out = io::BufReader::new(child.stdout.take().unwrap());
     let (mut last, mut seen) = (first, 0);
     for line in out.lines() {

@@ -122,3 +122,15 @@ async fn spools_have_a_common_bound() {
     written(&layer, 1).await;
     until(|| files(&dir, "content").len() == 1).await;
 }
+
+#[tokio::test]
+async fn complete_content_that_the_budget_has_no_memory_for_is_written_to_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let budget = Budget::builder().soft_limit(4000).hard_limit(5000).build();
+    let layer = open(&dir, || builder().budget(budget.clone())).await;
+    assert_eq!(source(&layer, "/9000").await, "origin");
+    written(&layer, 1).await;
+    until(|| files(&dir, "head").len() == 1 && budget.usage().memory == 0).await;
+    assert_eq!(written_len(&dir), 9000);
+    assert_eq!(source(&layer, "/9000").await, "cache");
+}
