@@ -33,8 +33,8 @@
 //!
 //! - **Decisions** follow [`semantics::cache`](crate::semantics::cache), with the configured [lifetimes](CacheBuilder) for
 //!   responses without their own.
-//! - **Single flight**: requests for the same response share one fetch. A task reads the origin, and each client reads the
-//!   content while it is received, at its own pace. If the response cannot be shared, each request is forwarded by itself,
+//! - **Single flight**: requests for the same response share one fetch. A content that is not there with its head is read by
+//!   a task, and each client reads it while it is received, at its own pace. If the response cannot be shared, each request is forwarded by itself,
 //!   and later requests do not wait for each other for [10 seconds](HIT_FOR_MISS). A request waits at most
 //!   [`fill_timeout`](CacheBuilder::fill_timeout) for the head of the response.
 //! - **Stale responses** are used while they are revalidated in the background, while the origin fails, and
@@ -108,6 +108,7 @@ mod disk;
 mod fetch;
 mod fill;
 mod flight;
+mod forward;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -129,8 +130,6 @@ mod shared;
 mod stats;
 mod store;
 mod sweep;
-
-use std::future::poll_fn;
 
 pub use builder::CacheBuilder;
 pub use disk::{
@@ -155,14 +154,6 @@ pub use stats::CacheStats;
 pub use store::Purge;
 
 pub use crate::semantics::cache::{Heuristic, storable::SetCookie};
-use crate::{Body, HttpService, Request, Response, error::BoxError};
-
-/// Calls a service once it is ready.
-async fn call<S: HttpService>(mut service: S, request: Request) -> Result<Response, BoxError> {
-    poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
-    let response = service.call(request).await.map_err(Into::into)?;
-    Ok(response.map(Body::new))
-}
 
 #[cfg(test)]
 mod tests;

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, Request};
+use http::{Method, Request};
 
 use super::{
+    forward::{Forward, Then},
     handle,
     key::{self, Key},
     shared::Shared,
@@ -12,38 +13,27 @@ use super::{
 };
 use crate::{
     Body, HttpService, Response,
-    error::BoxError,
-    semantics::cache::{
-        groups, invalidate,
-        status::{CacheStatus, Forwarded},
-    },
+    semantics::cache::{groups, invalidate, status::Forwarded},
 };
 
 /// Forwards a request unchanged.
-pub(super) async fn bypass<S>(
-    shared: Arc<Shared>,
-    inner: S,
-    request: Request<Body>,
-) -> Result<Response, BoxError>
+pub(super) fn bypass<S>(shared: &Arc<Shared>, inner: &S, request: Request<Body>) -> Forward<S>
 where
-    S: HttpService,
+    S: HttpService + Clone,
 {
-    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-    let reason = if is_read { Forwarded::Bypass } else { Forwarded::Method };
-    let is_unsafe = invalidate::is_unsafe(request.method());
-    let target = if is_unsafe { Target::of(&shared, &request) } else { None };
-    let mut response = super::call(inner, request).await?;
-    if let Some(target) = target
-        && invalidate::invalidates(response.status())
-    {
-        target.invalidate(&shared, response.headers());
-    }
-    shared.add_status(&mut response, CacheStatus::forwarded(reason));
-    Ok(response)
+    let then = match request.method() {
+        &Method::GET | &Method::HEAD => Then::Pass(Forwarded::Bypass),
+        method if invalidate::is_unsafe(method) => match Target::of(shared, &request) {
+            Some(target) => Then::Invalidate(Box::new(target)),
+            None => Then::Pass(Forwarded::Method),
+        },
+        _ => Then::Pass(Forwarded::Method),
+    };
+    Forward::new(shared, inner, request, then)
 }
 
 /// The target of an unsafe request.
-struct Target {
+pub(super) struct Target {
     key: Key,
     scheme: String,
     authority: String,
@@ -61,9 +51,12 @@ impl Target {
         })
     }
 
-    /// Invalidates stored responses (RFC 9111 section 4.4 and RFC 9875 section 3).
-    fn invalidate(&self, shared: &Arc<Shared>, response: &HeaderMap) {
-        let Self { key, scheme, authority, path } = self;
+    /// Invalidates stored responses, unless the response is an error (RFC 9111 section 4.4 and RFC 9875 section 3).
+    pub(super) fn invalidate(&self, shared: &Arc<Shared>, response: &Response) {
+        if !invalidate::invalidates(response.status()) {
+            return;
+        }
+        let (Self { key, scheme, authority, path }, response) = (self, response.headers());
         handle::delete(shared, key, Purge::Hard);
         for target in invalidate::targets(scheme, authority, path, response) {
             let (path, query) = match target.split_once('?') {

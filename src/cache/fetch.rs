@@ -1,19 +1,21 @@
 //! Requests without a usable stored response: they follow the fetch of another request, or are forwarded.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, Method, Request, header, request};
+use http::{HeaderMap, Method, Request, StatusCode, header, request};
 use tokio::time::{Instant, error::Elapsed, timeout_at};
 
 use super::{
     aliases,
     fill::Fill,
     flight::{Follower, Phase, Role},
+    forward::{Forward, Then},
     hints,
     key::Key,
-    leader,
+    leader::{self, Entry},
     object::Object,
     respond::{self, RequestContext},
+    service::ResponseFuture,
     shared::Shared,
 };
 use crate::{
@@ -22,7 +24,7 @@ use crate::{
     peer::Deadline,
     semantics::{
         cache::{
-            NoVarySearch, Reuse,
+            NoVarySearch, RequestControl, Reuse,
             status::{CacheStatus, Forwarded},
             update::{self, HeadUpdate},
         },
@@ -34,26 +36,21 @@ use crate::{
 pub(super) struct Fetch {
     /// The request, which has no content.
     pub(super) parts: request::Parts,
+    /// The directives of the request that are obeyed.
+    pub(super) control: RequestControl,
     pub(super) key: Key,
     pub(super) stale: Option<Arc<Object>>,
     pub(super) reason: Forwarded,
+    /// The number of objects that had been stored before the lookup.
+    pub(super) stored: u64,
 }
 
 impl Fetch {
-    pub(super) fn new(
-        request: Request<Body>,
-        key: &Key,
-        stale: Option<Arc<Object>>,
-        reason: Forwarded,
-    ) -> Self {
-        Self { parts: request.into_parts().0, key: key.clone(), stale, reason }
-    }
-
     pub(super) fn headers(&self) -> &HeaderMap {
         &self.parts.headers
     }
 
-    pub(super) fn context(&self, shared: &Shared) -> RequestContext<'_> {
+    fn context(&self, shared: &Shared) -> RequestContext<'_> {
         RequestContext {
             method: &self.parts.method,
             headers: &self.parts.headers,
@@ -67,95 +64,126 @@ impl Fetch {
         Request::from_parts(self.parts, Body::empty())
     }
 
-    /// Repeats the lookup of the stored response.
-    async fn reload(&mut self, shared: &Shared) {
-        self.stale = shared.lookup(&self.key, self.headers()).await.object;
+    /// Returns whether the request may follow another one. The response to a request with credentials, or with `no-store`,
+    /// is seldom usable for other requests.
+    fn is_joinable(&self, shared: &Shared) -> bool {
+        shared.options.collapses
+            && self.reason != Forwarded::Request
+            && !self.control.no_store
+            && !self.headers().contains_key(header::AUTHORIZATION)
     }
 }
 
 /// Forwards a request, or follows the fetch of another one.
-pub(super) async fn fetch<S>(
-    shared: Arc<Shared>,
-    inner: S,
-    fetch: Fetch,
-) -> Result<Response, BoxError>
+pub(super) fn fetch<S>(shared: &Arc<Shared>, inner: &S, fetch: Fetch) -> ResponseFuture<S>
 where
     S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     if shared.options.no_vary_search
         && fetch.stale.is_none()
-        && let Some(response) = stored_for_another_query(&shared, &fetch).await
+        && let Some(other) = shared.aliases.find(&fetch.key)
     {
-        return Ok(response);
+        let (shared, inner) = (shared.clone(), inner.clone());
+        return ResponseFuture::boxed(async move {
+            match stored_for_another_query(&shared, &fetch, &other).await {
+                Some(response) => Ok(response),
+                None => fetch_this_query(&shared, &inner, fetch).await,
+            }
+        });
     }
+    fetch_this_query(shared, inner, fetch)
+}
+
+fn fetch_this_query<S>(shared: &Arc<Shared>, inner: &S, fetch: Fetch) -> ResponseFuture<S>
+where
+    S: HttpService + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
     if shared.options.early_hints
         && let Some(stale) = &fetch.stale
     {
         hints::send(&fetch.parts, &stale.headers);
     }
     if fetch.parts.method == Method::HEAD {
-        return fetch_head(shared, inner, fetch).await;
+        shared.counters.misses.add();
+        return ResponseFuture::forward(forward_head(shared, inner, fetch));
     }
-    let headers = fetch.headers();
-    let is_part = headers.contains_key(header::RANGE) && !shared.options.fills_ranges;
+    let is_part = fetch.headers().contains_key(header::RANGE) && !shared.options.fills_ranges;
     if is_part && fetch.stale.is_none() {
         shared.counters.misses.add();
-        return forward(&shared, inner, fetch).await;
+        return ResponseFuture::forward(forward(shared, inner, fetch));
     }
-    fetch_whole(shared, inner, fetch).await
+    let is_joinable = fetch.is_joinable(shared);
+    match enter(shared, &fetch, is_joinable) {
+        Role::Single(invalidations) => {
+            let entry = Entry::Late(invalidations);
+            ResponseFuture::forward(forward_miss(shared, inner, fetch, entry))
+        }
+        // Otherwise another fetch may have ended since the lookup.
+        Role::Lead(leader) if shared.flights.stored() == fetch.stored => {
+            let entry = Entry::Leader(leader);
+            ResponseFuture::forward(forward_miss(shared, inner, fetch, entry))
+        }
+        Role::Unstored => ResponseFuture::forward(forward(shared, inner, fetch)),
+        role => {
+            let (shared, inner) = (shared.clone(), inner.clone());
+            ResponseFuture::boxed(fetch_after_wait(shared, inner, fetch, role, is_joinable))
+        }
+    }
 }
 
-/// Fetches the whole response, or follows the fetch of another request.
-async fn fetch_whole<S>(
+/// Returns the role of a request for the whole response.
+fn enter(shared: &Shared, fetch: &Fetch, is_joinable: bool) -> Role {
+    let is_hit_for_miss = shared.is_hit_for_miss(&fetch.key);
+    if is_hit_for_miss && fetch.stale.is_none() && conditional::is_conditional(fetch.headers()) {
+        // The origin probably answers with a 304, which cannot be stored without a stored response.
+        return Role::Unstored;
+    }
+    if !is_joinable || is_hit_for_miss {
+        return shared.flights.enter_single();
+    }
+    let role = shared.flights.enter(&fetch.key, fetch.headers(), &shared.options);
+    if let Role::Unstored = role {
+        shared.counters.uncollapsed.add();
+    }
+    role
+}
+
+/// Follows the fetch of another request, or becomes the leader after another lookup.
+async fn fetch_after_wait<S>(
     shared: Arc<Shared>,
     inner: S,
     mut fetch: Fetch,
+    mut role: Role,
+    mut is_joinable: bool,
 ) -> Result<Response, BoxError>
 where
     S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
-    let headers = fetch.headers();
-    // The response to a request with credentials, or with `no-store`, is seldom usable for other requests.
-    let mut is_joinable = shared.options.collapses
-        && !headers.contains_key(header::AUTHORIZATION)
-        && !shared.control(headers).no_store
-        && fetch.reason != Forwarded::Request;
     let deadline = Instant::now().checked_add(shared.options.fill_timeout);
     loop {
-        let is_hit_for_miss = shared.is_hit_for_miss(&fetch.key, shared.clock.now());
-        if is_hit_for_miss && fetch.stale.is_none() && conditional::is_conditional(fetch.headers())
-        {
-            // The origin probably answers with a 304, which cannot be stored without a stored response.
-            return forward(&shared, inner, fetch).await;
-        }
-        let joins = is_joinable && !is_hit_for_miss;
-        let follower =
-            match shared.flights.enter(&fetch.key, fetch.headers(), joins, &shared.options) {
-                Role::Lead(leader) => {
-                    // Another fetch may have ended since the lookup.
-                    if let Some(response) = stored_since_lookup(&shared, &mut fetch).await {
-                        leader.release();
-                        return Ok(response);
-                    }
-                    shared.counters.misses.add();
-                    return leader::fetch(shared, inner, &fetch, leader).await;
+        let entry = match role {
+            Role::Unstored => return forward(&shared, &inner, fetch).await,
+            Role::Single(invalidations) => Some(Entry::Late(invalidations)),
+            Role::Lead(leader) => Some(Entry::Leader(leader)),
+            Role::Follow(follower) => {
+                match follow(&shared, &fetch, follower, deadline).await {
+                    Ok(Some(response)) => return Ok(response),
+                    Ok(None) => {}
+                    Err(_elapsed) => is_joinable = false,
                 }
-                Role::Uncollapsed => {
-                    shared.counters.uncollapsed.add();
-                    return forward(&shared, inner, fetch).await;
-                }
-                Role::Follow(follower) => follower,
-            };
-        match follow(&shared, &fetch, follower, deadline).await {
-            Ok(Some(response)) => return Ok(response),
-            Ok(None) => {}
-            Err(_elapsed) => is_joinable = false,
-        }
+                None
+            }
+        };
         if let Some(response) = stored_since_lookup(&shared, &mut fetch).await {
             return Ok(response);
         }
+        if let Some(entry) = entry {
+            return forward_miss(&shared, &inner, fetch, entry).await;
+        }
+        role = enter(&shared, &fetch, is_joinable);
     }
 }
 
@@ -201,14 +229,15 @@ where
     // The client has its response, so its deadline does not apply.
     fetch.parts.extensions.remove::<Deadline>();
     fetch.parts.method = Method::GET;
-    let entry = shared.flights.enter(&fetch.key, fetch.headers(), true, &shared.options);
+    let entry = shared.flights.enter(&fetch.key, fetch.headers(), &shared.options);
     let Role::Lead(leader) = entry else { return };
     shared.counters.refreshes.add();
-    let (background, inner) = (shared.clone(), inner.clone());
+    let key = fetch.key.clone();
+    let forward = leader::forward(shared, inner, fetch, Entry::Leader(leader));
     shared.spawn(async move {
-        if let Err(error) = leader::fetch(background, inner, &fetch, leader).await {
+        if let Err(error) = forward.await {
             let error = tracing::field::display(Chain(&*error));
-            tracing::debug!(key = %fetch.key, error, "cannot refresh a stored response");
+            tracing::debug!(%key, error, "cannot refresh a stored response");
         }
         drop(permit);
     });
@@ -216,24 +245,22 @@ where
 
 /// Repeats the lookup, and returns the response if it is fresh. Otherwise it becomes the stale response of the request.
 async fn stored_since_lookup(shared: &Shared, fetch: &mut Fetch) -> Option<Response> {
-    fetch.reload(shared).await;
+    fetch.stale = shared.lookup(&fetch.key, fetch.headers()).await.object;
     fresh_response(shared, fetch, fetch.stale.as_ref()?)
 }
 
 /// Returns the stored response to an equivalent query (`No-Vary-Search`), if it is fresh.
-async fn stored_for_another_query(shared: &Shared, fetch: &Fetch) -> Option<Response> {
-    let key = shared.aliases.find(&fetch.key)?;
-    let object = shared.lookup(&key, fetch.headers()).await.object?;
+async fn stored_for_another_query(shared: &Shared, fetch: &Fetch, other: &Key) -> Option<Response> {
+    let object = shared.lookup(other, fetch.headers()).await.object?;
     let rule = NoVarySearch::of(&object.headers)?;
-    let is_same = aliases::is_same(&rule, &key, &fetch.key);
+    let is_same = aliases::is_same(&rule, other, &fetch.key);
     is_same.then(|| fresh_response(shared, fetch, &object)).flatten()
 }
 
 /// Returns the response of a stored object, if it is fresh.
 fn fresh_response(shared: &Shared, fetch: &Fetch, object: &Object) -> Option<Response> {
     let context = fetch.context(shared);
-    let control = shared.control(fetch.headers());
-    if object.freshness.reuse(&control, context.now) != Reuse::Fresh {
+    if object.freshness.reuse(&fetch.control, context.now) != Reuse::Fresh {
         return None;
     }
     shared.counters.hits.add();
@@ -250,38 +277,61 @@ fn follow_fill(shared: &Shared, fetch: &Fetch, fill: &Arc<Fill>) -> Option<Respo
     respond::of_fill(context, fill, respond::shared_headers(fill, context.now))
 }
 
-/// Forwards a request unchanged, and does not store its response.
-async fn forward<S>(shared: &Shared, inner: S, fetch: Fetch) -> Result<Response, BoxError>
+/// Forwards a request whose response may be stored.
+fn forward_miss<S>(shared: &Arc<Shared>, inner: &S, fetch: Fetch, entry: Entry) -> Forward<S>
 where
-    S: HttpService,
+    S: HttpService + Clone,
 {
-    let reason = fetch.reason;
-    let mut response = super::call(inner, fetch.into_request()).await?;
-    shared.add_status(&mut response, CacheStatus::forwarded(reason));
-    Ok(response)
+    shared.counters.misses.add();
+    leader::forward(shared, inner, fetch, entry)
+}
+
+/// Forwards a request unchanged, and does not store its response.
+fn forward<S>(shared: &Arc<Shared>, inner: &S, fetch: Fetch) -> Forward<S>
+where
+    S: HttpService + Clone,
+{
+    let then = Then::Pass(fetch.reason);
+    Forward::new(shared, inner, fetch.into_request(), then)
 }
 
 /// Forwards a HEAD request. Its response updates the stored response to GET, or makes it stale (RFC 9111 section 4.3.5).
-async fn fetch_head<S>(shared: Arc<Shared>, inner: S, fetch: Fetch) -> Result<Response, BoxError>
+fn forward_head<S>(shared: &Arc<Shared>, inner: &S, mut fetch: Fetch) -> Forward<S>
 where
-    S: HttpService,
+    S: HttpService + Clone,
 {
-    shared.counters.misses.add();
-    let (key, stale, requested) = (fetch.key.clone(), fetch.stale.clone(), shared.clock.now());
-    let response = forward(&shared, inner, fetch).await?;
-    let Some(stale) = stale.filter(|_| response.status() == http::StatusCode::OK) else {
-        return Ok(response);
-    };
-    let replacement =
-        match update::head_update(&stale.headers, stale.content.len(), response.headers()) {
-            HeadUpdate::Update => leader::updated(&shared, &stale, response.headers(), requested),
-            HeadUpdate::Expire => {
-                let mut expired = Object::clone(&stale);
-                expired.freshness.expire(shared.clock.now());
-                expired
-            }
-        };
-    let replacement = Arc::new(replacement);
-    shared.flights.write(|| shared.store.replace(&key, &stale, &replacement));
-    Ok(response)
+    let Some(stale) = fetch.stale.take() else { return forward(shared, inner, fetch) };
+    let (key, reason, requested) = (fetch.key.clone(), fetch.reason, shared.clock.now());
+    let then = Then::UpdateHead(Box::new(HeadFetch { key, stale, reason, requested }));
+    Forward::new(shared, inner, fetch.into_request(), then)
+}
+
+/// A HEAD request for a stored response that is not fresh.
+pub(super) struct HeadFetch {
+    key: Key,
+    stale: Arc<Object>,
+    reason: Forwarded,
+    requested: Duration,
+}
+
+impl HeadFetch {
+    /// Updates the stored response by the response to the request, which is returned.
+    pub(super) fn finish(self, shared: &Shared, mut response: Response) -> Response {
+        let Self { key, stale, reason, requested } = self;
+        if response.status() == StatusCode::OK {
+            let new = response.headers();
+            let replacement = match update::head_update(&stale.headers, stale.content.len(), new) {
+                HeadUpdate::Update => leader::updated(shared, &stale, new, requested),
+                HeadUpdate::Expire => {
+                    let mut expired = Object::clone(&stale);
+                    expired.freshness.expire(shared.clock.now());
+                    expired
+                }
+            };
+            let replacement = Arc::new(replacement);
+            shared.flights.write(|| shared.store.replace(&key, &stale, &replacement));
+        }
+        shared.add_status(&mut response, CacheStatus::forwarded(reason));
+        response
+    }
 }

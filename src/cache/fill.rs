@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body::SizeHint;
 
@@ -29,7 +29,7 @@ use crate::{
 pub(super) const WINDOW: u64 = 256 << 10;
 
 /// The head of a response that may be stored.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Head {
     /// The id of the object.
     pub(super) id: u64,
@@ -52,16 +52,16 @@ impl Head {
     }
 
     /// Returns the object with this head.
-    fn object(&self, content: Content, lease: Option<Lease>) -> Object {
+    pub(super) fn into_object(self, content: Content, lease: Option<Lease>) -> Object {
         Object {
             id: self.id,
             revision: self.id,
             status: self.status,
-            headers: self.headers.clone(),
+            headers: self.headers,
             freshness: self.freshness,
-            vary: self.vary.clone(),
-            vary_key: self.vary_key.clone(),
-            groups: self.groups.clone(),
+            vary: self.vary,
+            vary_key: self.vary_key,
+            groups: self.groups,
             cost: self.cost,
             content,
             lease: lease.map(Arc::new),
@@ -182,18 +182,19 @@ impl Fill {
         }
     }
 
-    /// Returns the object with the whole content: the file, or a copy of the pieces, since a piece may share a larger
-    /// allocation.
+    /// Returns the object with the whole content: the file, or a copy of the pieces.
     pub(super) fn to_object(&self, lease: Option<Lease>) -> Object {
         let state = self.lock();
         if let Some((file, len)) = state.file.clone() {
             drop(state);
-            return self.head.object(Content::File(FileSlice::new(file, 0, len)), None);
+            return self
+                .head
+                .clone()
+                .into_object(Content::File(FileSlice::new(file, 0, len)), None);
         }
-        let mut content = BytesMut::with_capacity(usize::try_from(state.len).unwrap_or(0));
-        state.pieces.iter().for_each(|(_, piece)| content.extend_from_slice(piece));
+        let content = Content::copied(state.len, state.pieces.iter().map(|(_, piece)| piece));
         drop(state);
-        self.head.object(Content::Memory(content.freeze()), lease)
+        self.head.clone().into_object(content, lease)
     }
 
     /// Returns a body of the bytes from `first` to `last`, or to the end; `None` if some of them were dropped.

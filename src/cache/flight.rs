@@ -6,12 +6,12 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
 use http::HeaderMap;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::{
     fill::Fill,
@@ -28,16 +28,22 @@ type ByKey = HashMap<Key, Vec<Arc<Flight>>, KeyHasher>;
 pub(super) struct Flights {
     /// Also locked during writes to the store, so that an invalidation misses none of them.
     by_key: Mutex<ByKey>,
+    /// The number of invalidations so far.
+    invalidations: AtomicU64,
+    /// The number of objects that were stored so far.
+    stored: AtomicU64,
     len: AtomicUsize,
     followers: AtomicUsize,
 }
 
 /// A fetch in progress.
+#[derive(Default)]
 pub(super) struct Flight {
-    is_joinable: bool,
     /// Whether an invalidation has applied to it since its start. Its response is then not stored.
     is_invalidated: AtomicBool,
-    phase: watch::Sender<Phase>,
+    phase: Mutex<Phase>,
+    /// Notified when the phase is no longer [`Phase::Waiting`].
+    head_received: Notify,
 }
 
 /// The progress of a fetch, for its followers.
@@ -60,8 +66,11 @@ pub(super) enum Role {
     Lead(Leader),
     /// It follows the fetch of another request.
     Follow(Follower),
-    /// There are too many fetches: it is forwarded individually, and its response is not stored.
-    Uncollapsed,
+    /// It is forwarded individually, and its response may be stored unless anything was invalidated after this number of
+    /// invalidations.
+    Single(u64),
+    /// It is forwarded individually, and its response is not stored.
+    Unstored,
 }
 
 /// The fetch of a request. Dropping it before its end releases its followers.
@@ -75,7 +84,7 @@ pub(super) struct Leader {
 /// A request that follows a fetch, counted until it is dropped.
 pub(super) struct Follower {
     flights: Arc<Flights>,
-    phase: watch::Receiver<Phase>,
+    flight: Arc<Flight>,
 }
 
 impl Flights {
@@ -89,30 +98,53 @@ impl Flights {
         self: &Arc<Self>,
         key: &Key,
         request: &HeaderMap,
-        is_joinable: bool,
         options: &Options,
     ) -> Role {
         let mut by_key = self.lock();
         let flights = by_key.get(key).map_or(&[][..], Vec::as_slice);
-        if is_joinable && let Some(flight) = flights.iter().rev().find(|f| f.accepts(request)) {
+        if let Some(flight) = flights.iter().rev().find(|f| f.accepts(request)) {
             if self.followers.load(Relaxed) >= options.max_followers {
-                return Role::Uncollapsed;
+                return Role::Unstored;
             }
             self.followers.fetch_add(1, Relaxed);
-            let phase = flight.phase.subscribe();
-            return Role::Follow(Follower { flights: self.clone(), phase });
+            return Role::Follow(Follower { flights: self.clone(), flight: flight.clone() });
         }
+        self.lead(&mut by_key, key, options).map_or(Role::Unstored, Role::Lead)
+    }
+
+    /// Returns the role of a request that must not wait for another one.
+    pub(super) fn enter_single(&self) -> Role {
+        Role::Single(self.invalidations.load(Relaxed))
+    }
+
+    /// Starts a fetch whose head was already received, by a request in the role [`Role::Single`] with this number. Returns
+    /// `None` if its response must not be stored.
+    pub(super) fn lead_late(
+        self: &Arc<Self>,
+        key: &Key,
+        invalidations: u64,
+        options: &Options,
+    ) -> Option<Leader> {
+        let mut by_key = self.lock();
+        let is_valid = self.invalidations.load(Relaxed) == invalidations;
+        if is_valid { self.lead(&mut by_key, key, options) } else { None }
+    }
+
+    /// Starts a fetch; returns `None` if there are too many.
+    fn lead(self: &Arc<Self>, by_key: &mut ByKey, key: &Key, options: &Options) -> Option<Leader> {
         if self.len.load(Relaxed) >= options.max_fetches {
-            return Role::Uncollapsed;
+            return None;
         }
         self.len.fetch_add(1, Relaxed);
-        let flight = Arc::new(Flight {
-            is_joinable,
-            is_invalidated: AtomicBool::new(false),
-            phase: watch::Sender::default(),
-        });
+        let flight = Arc::new(Flight::default());
         by_key.entry(key.clone()).or_default().push(flight.clone());
-        Role::Lead(Leader { flights: self.clone(), key: key.clone(), flight, is_listed: true })
+        Some(Leader { flights: self.clone(), key: key.clone(), flight, is_listed: true })
+    }
+
+    /// Returns the number of objects that were stored so far. If it has not changed between a lookup and the start of a
+    /// fetch, the lookup need not be repeated.
+    pub(super) fn stored(&self) -> u64 {
+        self.stored.load(Relaxed)
     }
 
     /// Returns whether a fetch for `key` is in progress that the request could follow.
@@ -128,9 +160,10 @@ impl Flights {
         change_store: impl FnOnce() -> R,
     ) -> R {
         let by_key = self.lock();
+        self.invalidations.fetch_add(1, Relaxed);
         for (key, flights) in by_key.iter() {
             for flight in flights {
-                let is_selected = match &*flight.phase.borrow() {
+                let is_selected = match &*flight.phase() {
                     Phase::Filling(fill) => selects(key, Some(&fill.head.groups)),
                     Phase::Waiting | Phase::Ready(_) | Phase::Released => selects(key, None),
                 };
@@ -147,6 +180,7 @@ impl Flights {
     /// Changes the store, and prevents the responses of the fetches for `key` from being stored.
     pub(super) fn invalidate_key<R>(&self, key: &Key, change_store: impl FnOnce() -> R) -> R {
         let by_key = self.lock();
+        self.invalidations.fetch_add(1, Relaxed);
         for flight in by_key.get(key).into_iter().flatten() {
             flight.is_invalidated.store(true, Relaxed);
         }
@@ -173,11 +207,29 @@ impl Flights {
 }
 
 impl Flight {
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        // Nothing panics while the lock is held.
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets the phase if the fetch still waits for the head. Later ones do not concern its followers.
+    fn set_phase(&self, next: Phase) {
+        let mut phase = self.phase();
+        let is_awaited = matches!(*phase, Phase::Waiting);
+        if is_awaited {
+            *phase = next;
+        }
+        drop(phase);
+        if is_awaited {
+            self.head_received.notify_waiters();
+        }
+    }
+
     fn accepts(&self, request: &HeaderMap) -> bool {
-        if !self.is_joinable || self.is_invalidated.load(Relaxed) {
+        if self.is_invalidated.load(Relaxed) {
             return false;
         }
-        match &*self.phase.borrow() {
+        match &*self.phase() {
             Phase::Waiting => true,
             Phase::Filling(fill) => fill.head.matches(request),
             Phase::Ready(_) | Phase::Released => false,
@@ -192,7 +244,7 @@ impl Leader {
 
     /// Lets followers read the content as it is received.
     pub(super) fn open(&self, fill: Arc<Fill>) {
-        self.flight.phase.send_replace(Phase::Filling(fill));
+        self.flight.set_phase(Phase::Filling(fill));
     }
 
     /// Stores the object, unless it was invalidated since the start of the fetch, and ends the fetch. Followers that
@@ -204,22 +256,12 @@ impl Leader {
         let is_stored = !self.flight.is_invalidated.load(Relaxed);
         if is_stored {
             store.insert(&self.key, object);
+            flights.stored.fetch_add(1, Relaxed);
         }
         self.unlist(&mut by_key);
         drop(by_key);
-        self.publish(object);
+        self.flight.set_phase(Phase::Ready(object.clone()));
         is_stored
-    }
-
-    /// Passes the object to waiting followers; others already read the fill.
-    fn publish(&self, object: &Arc<Object>) {
-        self.flight.phase.send_if_modified(|phase| {
-            let is_awaited = matches!(phase, Phase::Waiting);
-            if is_awaited {
-                *phase = Phase::Ready(object.clone());
-            }
-            is_awaited
-        });
     }
 
     /// Ends the fetch without storing its response. Followers that read the content continue.
@@ -247,21 +289,22 @@ impl Drop for Leader {
             let flights = self.flights.clone();
             self.unlist(&mut flights.lock());
         }
-        self.flight.phase.send_if_modified(|phase| {
-            let is_awaited = matches!(phase, Phase::Waiting);
-            if is_awaited {
-                *phase = Phase::Released;
-            }
-            is_awaited
-        });
+        self.flight.set_phase(Phase::Released);
     }
 }
 
 impl Follower {
     /// Waits for the head of the response, or for the end of the fetch.
-    pub(super) async fn wait(mut self) -> Phase {
-        let phase = self.phase.wait_for(|phase| !matches!(phase, Phase::Waiting)).await;
-        phase.map_or(Phase::Released, |phase| phase.clone())
+    pub(super) async fn wait(self) -> Phase {
+        loop {
+            // Created before the phase is read, so that it is notified of a change after that.
+            let head_received = self.flight.head_received.notified();
+            let phase = self.flight.phase().clone();
+            if !matches!(phase, Phase::Waiting) {
+                return phase;
+            }
+            head_received.await;
+        }
     }
 }
 

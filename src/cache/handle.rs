@@ -113,7 +113,9 @@ impl CacheHandle {
 /// Invalidates a key.
 pub(super) fn delete(shared: &Arc<Shared>, key: &Key, purge: Purge) {
     delete_one(shared, key, purge);
-    if let Some(other) = shared.aliases.find(key) {
+    if shared.options.no_vary_search
+        && let Some(other) = shared.aliases.find(key)
+    {
         delete_one(shared, &other, purge);
     }
 }

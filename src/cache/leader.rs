@@ -1,15 +1,18 @@
 //! The fetch of a response for the store: validation, the decision whether to store the response, and its content.
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, task::Context, time::Duration};
 
-use http::{HeaderMap, Request, StatusCode, header};
+use http::{HeaderMap, Method, Request, StatusCode, header};
 
 use super::{
     fetch::Fetch,
-    fill::{Fill, Head},
+    fill::Head,
     flight::Leader,
+    forward::{Forward, Then},
+    key::Key,
     object::{Object, announced_len},
-    pump, respond,
+    pump,
+    respond::{self, RequestContext},
     service::hit_status,
     shared::Shared,
 };
@@ -17,144 +20,292 @@ use crate::{
     Body, HttpService, Response,
     error::BoxError,
     semantics::cache::{
-        Freshness, ResponseControl, Vary,
+        Freshness, RequestControl, ResponseControl, Vary,
         freshness::Received,
         groups,
-        status::CacheStatus,
-        storable::{Exchange, NotStored, retain_stored_fields, storable},
+        status::{CacheStatus, Forwarded},
+        storable::{Exchange, NotStored, has_use, retain_stored_fields, storable},
         update,
         vary::normalize_accept_encoding,
     },
 };
 
-/// Fetches the response to a request, stores it if that is permitted, and returns it.
-pub(super) async fn fetch<S>(
-    shared: Arc<Shared>,
-    inner: S,
-    fetch: &Fetch,
-    leader: Leader,
-) -> Result<Response, BoxError>
+/// Forwards a request for the whole response, which is stored if that is permitted.
+pub(super) fn forward<S>(shared: &Arc<Shared>, inner: &S, fetch: Fetch, entry: Entry) -> Forward<S>
 where
-    S: HttpService + Clone + Send + 'static,
-    S::Future: Send + 'static,
+    S: HttpService + Clone,
 {
-    let (request, is_validation) = origin_request(fetch);
-    // The fields that the origin receives select the variant.
-    let sent = request.headers().clone();
-    let requested = shared.clock.now();
-    let response = match super::call(inner, request).await {
-        Ok(response) => response,
-        Err(error) => {
-            leader.release();
-            return unreachable_origin(&shared, fetch, None).ok_or(error);
-        }
+    let Fetch { parts, control, key, stale, reason, .. } = fetch;
+    let headers = parts.headers.clone();
+    let mut request = Request::from_parts(parts, Body::empty());
+    let change = prepare(request.headers_mut(), stale.as_deref());
+    let lead = Lead {
+        key,
+        stale,
+        reason,
+        control,
+        sent: change.alters_conditions.then(|| request.headers().clone()),
+        headers,
+        is_validation: change.is_validation,
+        requested: shared.clock.now(),
+        entry,
     };
-    if is_validation
-        && response.status() == StatusCode::NOT_MODIFIED
-        && let Some(stale) = &fetch.stale
-    {
-        return Ok(validated(&shared, fetch, stale, &response, requested, leader));
-    }
-    if let Some(stale) = unreachable_origin(&shared, fetch, Some(response.status())) {
-        leader.release();
-        return Ok(stale);
-    }
-    Ok(received(shared, fetch, &sent, response, requested, leader).await)
+    Forward::new(shared, inner, request, Then::Store(Box::new(lead)))
 }
 
-/// Returns the request for the whole response, with the validators of the stored response, and whether it has any.
-fn origin_request(fetch: &Fetch) -> (Request<Body>, bool) {
-    let mut request = Request::from_parts(fetch.parts.clone(), Body::empty());
-    let headers = request.headers_mut();
-    let is_validation = match &fetch.stale {
+/// The result of [`prepare`].
+struct Prepared {
+    /// Whether the conditions or the range differ from those of the client.
+    alters_conditions: bool,
+    /// Whether the request has the validators of the stored response.
+    is_validation: bool,
+}
+
+/// Changes the fields of a request so that the whole response is requested, with the validators of the stored one.
+fn prepare(headers: &mut HeaderMap, stale: Option<&Object>) -> Prepared {
+    let len = headers.len();
+    let is_validation = match stale {
         Some(stale) => update::add_conditions(headers, &stale.headers),
         None => {
             update::remove_conditions(headers);
             false
         }
     };
+    let alters_conditions = stale.is_some() || headers.len() != len;
     if headers.contains_key(header::ACCEPT_ENCODING) {
         match normalize_accept_encoding(headers) {
             Some(value) => drop(headers.insert(header::ACCEPT_ENCODING, value)),
             None => drop(headers.remove(header::ACCEPT_ENCODING)),
         }
     }
-    (request, is_validation)
+    Prepared { alters_conditions, is_validation }
 }
 
-/// Returns the stale response, if it may be used instead of an error of the service (no `status`) or of this status.
-fn unreachable_origin(
-    shared: &Shared,
-    fetch: &Fetch,
-    status: Option<StatusCode>,
-) -> Option<Response> {
-    let stale = fetch.stale.as_ref()?;
-    let context = fetch.context(shared);
-    let is_unreachable =
-        matches!(status, None | Some(StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT));
-    // RFC 5861 section 4.
-    let is_error =
-        matches!(status, Some(StatusCode::INTERNAL_SERVER_ERROR | StatusCode::SERVICE_UNAVAILABLE));
-    let window = shared.options.stale_if_unreachable;
-    let is_usable = (is_unreachable && stale.freshness.is_usable_for(window, context.now))
-        || (is_error && stale.freshness.is_usable_on_error(context.now));
-    if !is_usable {
-        return None;
-    }
-    shared.counters.stale_hits.add();
-    shared.counters.concealed_errors.add();
-    let mut response = respond::of_object(context, stale);
-    let status = CacheStatus {
-        forwarded: Some(fetch.reason),
-        forwarded_status: status.map(|status| status.as_u16()),
-        ..hit_status(stale, context.now)
-    };
-    shared.add_status(&mut response, status);
-    Some(response)
-}
-
-/// Handles a 304: updates the stored response, and answers the request with it.
-fn validated(
-    shared: &Shared,
-    fetch: &Fetch,
-    stale: &Arc<Object>,
-    response: &Response,
+/// A request that was forwarded, and whose response may be stored.
+pub(super) struct Lead {
+    key: Key,
+    stale: Option<Arc<Object>>,
+    reason: Forwarded,
+    control: RequestControl,
+    /// The fields of the client's request.
+    headers: HeaderMap,
+    /// The fields that the origin has received, if other conditions than the client's are among them.
+    sent: Option<HeaderMap>,
+    is_validation: bool,
     requested: Duration,
-    leader: Leader,
-) -> Response {
-    shared.counters.validated.add();
-    let mut object = updated(shared, stale, response.headers(), requested);
-    // It is stored only if it was not invalidated since the request was sent.
-    object.revision = shared.next_id();
-    let control = ResponseControl::of(&object.headers);
-    let request_control = shared.control(fetch.headers());
-    let exchange = Exchange {
-        method: &http::Method::GET,
-        request: fetch.headers(),
-        request_control: &request_control,
-        status: object.status,
-        response: &object.headers,
-        control: &control,
-        freshness: &object.freshness,
-    };
-    let is_storable = storable(&exchange, shared.options.set_cookie).is_ok();
-    let object = Arc::new(object);
-    let stored = if is_storable {
-        leader.store(&*shared.store, &object)
-    } else {
-        // The new fields forbid storing it.
-        shared.flights.write(|| shared.store.remove(&fetch.key, stale));
-        leader.release();
-        false
-    };
-    let mut answer = respond::of_object(fetch.context(shared), &object);
-    let status = CacheStatus {
-        forwarded_status: Some(StatusCode::NOT_MODIFIED.as_u16()),
-        stored,
-        ..CacheStatus::forwarded(fetch.reason)
-    };
-    shared.add_status(&mut answer, status);
-    answer
+    entry: Entry,
+}
+
+/// The entry of a fetch in the list of those in progress.
+pub(super) enum Entry {
+    Leader(Leader),
+    /// It is entered when its head was received, unless anything was invalidated after this number of invalidations.
+    Late(u64),
+}
+
+impl Entry {
+    /// Returns the leader; `None` if the response must not be stored.
+    fn into_leader(self, shared: &Shared, key: &Key) -> Option<Leader> {
+        match self {
+            Self::Leader(leader) => Some(leader),
+            Self::Late(invalidations) => {
+                // From now on, requests may wait for each other.
+                shared.clear_hit_for_miss(key);
+                shared.flights.lead_late(key, invalidations, &shared.options)
+            }
+        }
+    }
+}
+
+impl Lead {
+    /// Stores the response if that is permitted, and returns the response to the client.
+    pub(super) fn finish(
+        self,
+        shared: &Arc<Shared>,
+        cx: &mut Context<'_>,
+        result: Result<Response, BoxError>,
+    ) -> Result<Response, BoxError> {
+        let response = match result {
+            Ok(response) => response,
+            Err(error) => return self.unreachable_origin(shared, None).ok_or(error),
+        };
+        if self.is_validation
+            && response.status() == StatusCode::NOT_MODIFIED
+            && let Some(stale) = self.stale.clone()
+        {
+            return Ok(self.validated(shared, &stale, &response));
+        }
+        if let Some(stale) = self.unreachable_origin(shared, Some(response.status())) {
+            return Ok(stale);
+        }
+        Ok(self.received(shared, cx, response))
+    }
+
+    fn context(&self, shared: &Shared) -> RequestContext<'_> {
+        context(shared, &self.headers)
+    }
+
+    /// Returns the fields that select the variant: those that the origin has received.
+    fn sent(&self) -> &HeaderMap {
+        // Those of the client select the same variant, since their encodings and languages are compared in a normal form.
+        self.sent.as_ref().unwrap_or(&self.headers)
+    }
+
+    /// Returns the stale response, if it may be used instead of an error of the service (no `status`) or of this status.
+    fn unreachable_origin(&self, shared: &Shared, status: Option<StatusCode>) -> Option<Response> {
+        let stale = self.stale.as_ref()?;
+        let context = self.context(shared);
+        let is_unreachable =
+            matches!(status, None | Some(StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT));
+        // RFC 5861 section 4.
+        let is_error = matches!(
+            status,
+            Some(StatusCode::INTERNAL_SERVER_ERROR | StatusCode::SERVICE_UNAVAILABLE)
+        );
+        let window = shared.options.stale_if_unreachable;
+        let is_usable = (is_unreachable && stale.freshness.is_usable_for(window, context.now))
+            || (is_error && stale.freshness.is_usable_on_error(context.now));
+        if !is_usable {
+            return None;
+        }
+        shared.counters.stale_hits.add();
+        shared.counters.concealed_errors.add();
+        let mut response = respond::of_object(context, stale);
+        let status = CacheStatus {
+            forwarded: Some(self.reason),
+            forwarded_status: status.map(|status| status.as_u16()),
+            ..hit_status(stale, context.now)
+        };
+        shared.add_status(&mut response, status);
+        Some(response)
+    }
+
+    /// Handles a 304: updates the stored response, and answers the request with it.
+    fn validated(self, shared: &Shared, stale: &Arc<Object>, response: &Response) -> Response {
+        shared.counters.validated.add();
+        let mut object = updated(shared, stale, response.headers(), self.requested);
+        // It is stored only if it was not invalidated since the request was sent.
+        object.revision = shared.next_id();
+        let control = ResponseControl::of(&object.headers);
+        let exchange = Exchange {
+            method: &Method::GET,
+            request: &self.headers,
+            request_control: &self.control,
+            status: object.status,
+            response: &object.headers,
+            control: &control,
+        };
+        let is_storable = storable(&exchange, shared.options.set_cookie)
+            .and_then(|()| has_use(&exchange, &object.freshness))
+            .is_ok();
+        let object = Arc::new(object);
+        let mut answer = respond::of_object(self.context(shared), &object);
+        let stored = if is_storable {
+            let leader = self.entry.into_leader(shared, &self.key);
+            leader.is_some_and(|leader| leader.store(&*shared.store, &object))
+        } else {
+            // The new fields forbid storing it.
+            shared.flights.write(|| shared.store.remove(&self.key, stale));
+            false
+        };
+        let status = CacheStatus {
+            forwarded_status: Some(StatusCode::NOT_MODIFIED.as_u16()),
+            stored,
+            ..CacheStatus::forwarded(self.reason)
+        };
+        shared.add_status(&mut answer, status);
+        answer
+    }
+
+    /// Handles any other response.
+    fn received(self, shared: &Arc<Shared>, cx: &mut Context<'_>, response: Response) -> Response {
+        let mut status = CacheStatus::forwarded(self.reason);
+        let head = match self.head(shared, &response) {
+            Ok(head) => head,
+            Err(reason) => {
+                shared.counters.not_stored.add();
+                self.refuse(shared, response.status(), reason);
+                let mut response = respond::of_response(self.context(shared), response);
+                shared.add_status(&mut response, status);
+                return response;
+            }
+        };
+        let Self { key, headers, entry, .. } = self;
+        let context = context(shared, &headers);
+        let Some(leader) = entry.into_leader(shared, &key) else {
+            shared.counters.uncollapsed.add();
+            let mut response = respond::of_response(context, response);
+            shared.add_status(&mut response, status);
+            return response;
+        };
+        status.stored = true;
+        let mut answer = pump::store(shared, cx, context, head, response, leader);
+        shared.add_status(&mut answer, status);
+        answer
+    }
+
+    /// Returns the head of a response to store, or the reason not to store it.
+    fn head(&self, shared: &Shared, response: &Response) -> Result<Head, Refusal> {
+        let control = ResponseControl::of(response.headers());
+        let exchange = Exchange {
+            method: &Method::GET,
+            request: &self.headers,
+            request_control: &self.control,
+            status: response.status(),
+            response: response.headers(),
+            control: &control,
+        };
+        storable(&exchange, shared.options.set_cookie).map_err(|reason| match reason {
+            NotStored::NoStore if self.control.no_store => Refusal::OfRequest,
+            NotStored::Authorization => Refusal::OfRequest,
+            _ => Refusal::OfResponse,
+        })?;
+        let (received, date) = (shared.clock.now(), shared.clock.date());
+        let times = Received { requested: self.requested, received, date };
+        let lifetimes = &shared.options.lifetimes;
+        let freshness =
+            Freshness::of(response.status(), response.headers(), &control, times, lifetimes);
+        has_use(&exchange, &freshness).map_err(|_| Refusal::OfResponse)?;
+        let len = announced_len(response.headers()).or_else(|| response.body().len());
+        if len.is_some_and(|len| len > shared.store.max_object())
+            || shared.budget.is_above_soft_limit()
+        {
+            return Err(Refusal::OfResponse);
+        }
+        let vary = Vary::of(response.headers());
+        let vary_key = vary.key(self.sent()).ok_or(Refusal::OfResponse)?;
+        let groups = groups::of(response.headers()).map_err(|_| Refusal::OfResponse)?.into();
+        let mut headers = response.headers().clone();
+        headers.remove(header::CONTENT_LENGTH);
+        retain_stored_fields(&mut headers, &control, shared.options.set_cookie, date);
+        let cost = received.saturating_sub(self.requested);
+        let status = response.status();
+        let id = shared.next_id();
+        Ok(Head { id, status, headers, freshness, vary, vary_key, groups, cost, len })
+    }
+
+    /// Notes that a response is not stored.
+    fn refuse(&self, shared: &Shared, status: StatusCode, reason: Refusal) {
+        // After a failure of the origin, waiting requests are forwarded one after another.
+        if reason == Refusal::OfResponse && !status.is_server_error() {
+            shared.set_hit_for_miss(&self.key);
+        }
+        // The response shows that the stored one is outdated.
+        if !status.is_server_error()
+            && let Some(stale) = &self.stale
+        {
+            shared.flights.write(|| shared.store.remove(&self.key, stale));
+        }
+    }
+}
+
+fn context<'a>(shared: &Shared, headers: &'a HeaderMap) -> RequestContext<'a> {
+    RequestContext {
+        method: &Method::GET,
+        headers,
+        now: shared.clock.now(),
+        date: shared.clock.date(),
+    }
 }
 
 /// Returns a stored object with the fields of a newer response to the same request (RFC 9111 section 3.2).
@@ -185,86 +336,6 @@ pub(super) fn updated(
     object
 }
 
-/// Handles any other response.
-async fn received(
-    shared: Arc<Shared>,
-    fetch: &Fetch,
-    sent: &HeaderMap,
-    response: Response,
-    requested: Duration,
-    leader: Leader,
-) -> Response {
-    let mut status = CacheStatus::forwarded(fetch.reason);
-    let head = match head(&shared, fetch, sent, &response, requested) {
-        Ok(head) => head,
-        Err(reason) => {
-            shared.counters.not_stored.add();
-            refuse(&shared, fetch, response.status(), reason, leader);
-            let mut response = respond::of_response(fetch.context(&shared), response);
-            shared.add_status(&mut response, status);
-            return response;
-        }
-    };
-    shared.clear_hit_for_miss(&fetch.key);
-    let (parts, body) = response.into_parts();
-    let fill = Fill::new(head);
-    // Created before the content is read, so that this reader gets it from the first byte.
-    let context = fetch.context(&shared);
-    let answer = respond::of_fill(context, &fill, parts.headers);
-    leader.open(fill.clone());
-    status.stored = true;
-    pump::start(&shared, fill, body, leader).await;
-    let mut answer = answer.expect("a new fill has all of its content");
-    shared.add_status(&mut answer, status);
-    answer
-}
-
-/// Returns the head of a response to store, or the reason not to store it.
-fn head(
-    shared: &Shared,
-    fetch: &Fetch,
-    sent: &HeaderMap,
-    response: &Response,
-    requested: Duration,
-) -> Result<Head, Refusal> {
-    let (received, date) = (shared.clock.now(), shared.clock.date());
-    let control = ResponseControl::of(response.headers());
-    let times = Received { requested, received, date };
-    let lifetimes = &shared.options.lifetimes;
-    let freshness =
-        Freshness::of(response.status(), response.headers(), &control, times, lifetimes);
-    let request_control = shared.control(fetch.headers());
-    let exchange = Exchange {
-        method: &fetch.parts.method,
-        request: sent,
-        request_control: &request_control,
-        status: response.status(),
-        response: response.headers(),
-        control: &control,
-        freshness: &freshness,
-    };
-    storable(&exchange, shared.options.set_cookie).map_err(|reason| match reason {
-        NotStored::NoStore if request_control.no_store => Refusal::OfRequest,
-        NotStored::Authorization => Refusal::OfRequest,
-        _ => Refusal::OfResponse,
-    })?;
-    let len = announced_len(response.headers()).or_else(|| response.body().len());
-    if len.is_some_and(|len| len > shared.store.max_object()) || shared.budget.is_above_soft_limit()
-    {
-        return Err(Refusal::OfResponse);
-    }
-    let vary = Vary::of(response.headers());
-    let vary_key = vary.key(sent).ok_or(Refusal::OfResponse)?;
-    let groups = groups::of(response.headers()).map_err(|_| Refusal::OfResponse)?.into();
-    let mut headers = response.headers().clone();
-    headers.remove(header::CONTENT_LENGTH);
-    retain_stored_fields(&mut headers, &control, shared.options.set_cookie, date);
-    let cost = received.saturating_sub(requested);
-    let status = response.status();
-    let id = shared.next_id();
-    Ok(Head { id, status, headers, freshness, vary, vary_key, groups, cost, len })
-}
-
 /// The reason why a response is not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refusal {
@@ -272,19 +343,4 @@ enum Refusal {
     OfRequest,
     /// The response forbids it. Responses to other requests are probably not storable either.
     OfResponse,
-}
-
-/// Ends a fetch whose response is not stored.
-fn refuse(shared: &Shared, fetch: &Fetch, status: StatusCode, reason: Refusal, leader: Leader) {
-    // After a failure of the origin, waiting requests are forwarded one after another.
-    if reason == Refusal::OfResponse && !status.is_server_error() {
-        shared.set_hit_for_miss(&fetch.key);
-    }
-    // The response shows that the stored one is outdated.
-    if !status.is_server_error()
-        && let Some(stale) = &fetch.stale
-    {
-        shared.flights.write(|| shared.store.remove(&fetch.key, stale));
-    }
-    leader.release();
 }

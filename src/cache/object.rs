@@ -51,6 +51,13 @@ pub(super) enum Content {
 }
 
 impl Content {
+    /// Returns a copy of pieces of `len` bytes in memory. The pieces themselves may share a larger allocation.
+    pub(super) fn copied<'a>(len: u64, pieces: impl Iterator<Item = &'a Bytes>) -> Self {
+        let mut content = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
+        pieces.for_each(|piece| content.extend_from_slice(piece));
+        Self::Memory(content.into())
+    }
+
     pub(super) fn is_file(&self) -> bool {
         matches!(self, Self::File(_))
     }

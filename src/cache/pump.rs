@@ -11,41 +11,101 @@ use std::{
 use bytes::Bytes;
 use http_body::Body as _;
 
-use super::{disk::Spool, fill::Fill, flight::Leader, shared::Shared};
-use crate::{Body, budget::Lease, semantics::cache::NoVarySearch};
+use super::{
+    disk::Spool,
+    fill::{Fill, Head},
+    flight::Leader,
+    object::{Content, Object},
+    respond::{self, RequestContext},
+    shared::Shared,
+};
+use crate::{Body, Response, budget::Lease, semantics::cache::NoVarySearch};
 
-/// Reads the available content in this task, and the rest in a task of its own, so that a slow client does not delay it.
-pub(super) async fn start(shared: &Arc<Shared>, fill: Arc<Fill>, body: Body, leader: Leader) {
-    let mut pump = Pump {
+/// The maximum number of available bytes that are read in the task of the request, 256 KiB.
+const MAX_AVAILABLE: u64 = 256 << 10;
+
+/// Stores a response, and returns the response to its request. If its content is not yet complete, a task of its own reads
+/// the rest, so that a slow client does not delay it.
+pub(super) fn store(
+    shared: &Arc<Shared>,
+    cx: &mut Context<'_>,
+    context: RequestContext<'_>,
+    head: Head,
+    response: Response,
+    leader: Leader,
+) -> Response {
+    let (parts, mut body) = response.into_parts();
+    let available = Available::read(&mut body, cx);
+    let mut lease = shared.budget.memory_lease();
+    let is_whole = available.end == Some(Ok(()))
+        && head.len.is_none_or(|len| len == available.len)
+        && available.len <= shared.store.max_in_memory().min(shared.store.max_object());
+    if is_whole && lease.try_set(available.len).is_ok() {
+        let content = Content::copied(available.len, available.pieces.iter());
+        let object = Arc::new(head.into_object(content, Some(lease)));
+        store_object(shared, leader, &object);
+        return respond::of_object_with(context, &object, parts.headers);
+    }
+    let fill = Fill::new(head);
+    // Created before the content is added, so that this reader gets it from the first byte.
+    let answer = respond::of_fill(context, &fill, parts.headers);
+    leader.open(fill.clone());
+    let pump = Pump {
         shared: shared.clone(),
-        lease: Some(shared.budget.memory_lease()),
+        lease: Some(lease),
         spool: None,
-        fill,
+        fill: fill.clone(),
         body,
+        end: None,
         leader: Some(leader),
     };
-    let is_done = poll_fn(|cx| {
-        loop {
-            match Pin::new(&mut pump.body).poll_frame(cx) {
-                Poll::Ready(frame) => {
-                    let frame = frame.map(|frame| frame.map(|f| f.into_data().unwrap_or_default()));
-                    if !pump.accept(frame.map(Result::ok)) {
-                        return Poll::Ready(true);
-                    }
-                    if pump.leader.is_none() || pump.spool.is_some() {
-                        return Poll::Ready(false);
-                    }
+    if let Some(pump) = pump.accept_available(available)
+        && !shared.spawn(pump.run())
+    {
+        fill.end(Err(()));
+    }
+    answer.expect("a new fill has all of its content")
+}
+
+/// Stores an object whose content is complete.
+fn store_object(shared: &Shared, leader: Leader, object: &Arc<Object>) {
+    let rule = if shared.options.no_vary_search { NoVarySearch::of(&object.headers) } else { None };
+    let rule = rule.map(|rule| (leader.key().clone(), rule));
+    if leader.store(&*shared.store, object) {
+        shared.counters.stored.add();
+        if let Some((key, rule)) = rule {
+            shared.aliases.insert(&key, rule);
+        }
+    }
+}
+
+/// The beginning of a content, as far as it was available at once.
+struct Available {
+    pieces: Vec<Bytes>,
+    len: u64,
+    /// `Some` if the content has ended; `Err` if the origin failed.
+    end: Option<Result<(), ()>>,
+}
+
+impl Available {
+    fn read(body: &mut Body, cx: &mut Context<'_>) -> Self {
+        let mut this = Self { pieces: Vec::new(), len: 0, end: None };
+        while this.len <= MAX_AVAILABLE
+            && let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx)
+        {
+            match frame {
+                Some(Ok(frame)) => {
+                    let piece = frame.into_data().unwrap_or_default();
+                    this.len += piece.len() as u64;
+                    this.pieces.push(piece);
+                    continue;
                 }
-                Poll::Pending => return Poll::Ready(false),
+                Some(Err(_)) => this.end = Some(Err(())),
+                None => this.end = Some(Ok(())),
             }
+            break;
         }
-    })
-    .await;
-    if !is_done {
-        let fill = pump.fill.clone();
-        if !shared.spawn(pump.run()) {
-            fill.end(Err(()));
-        }
+        this
     }
 }
 
@@ -53,6 +113,8 @@ struct Pump {
     shared: Arc<Shared>,
     fill: Arc<Fill>,
     body: Body,
+    /// The end of the body, if it was read already.
+    end: Option<Result<(), ()>>,
     /// `None` if the content is not stored.
     leader: Option<Leader>,
     lease: Option<Lease>,
@@ -61,6 +123,19 @@ struct Pump {
 }
 
 impl Pump {
+    /// Accepts the beginning of the content. Returns `None` if that is all of it.
+    fn accept_available(mut self, available: Available) -> Option<Self> {
+        available.pieces.into_iter().for_each(|piece| self.push(piece));
+        self.end = available.end;
+        match self.end {
+            Some(end) if self.spool.is_none() => {
+                self.accept(end.err().map(|()| None));
+                None
+            }
+            Some(_) | None => Some(self),
+        }
+    }
+
     async fn run(mut self) {
         loop {
             if self.leader.is_none() {
@@ -70,17 +145,25 @@ impl Pump {
                 }
             }
             self.write(Spool::poll_capacity).await;
-            let frame = poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx)).await;
-            let frame = frame.map(|frame| frame.map(|f| f.into_data().unwrap_or_default()));
-            if frame.is_none() {
+            let piece = self.next().await;
+            if piece.is_none() {
                 self.write(Spool::poll_flush).await;
             }
-            if !self.accept(frame.map(Result::ok)) {
+            if !self.accept(piece) {
                 return;
             }
             // A body that is always ready would starve other tasks.
             tokio::task::consume_budget().await;
         }
+    }
+
+    /// Returns the next piece, a failure of the body (`Some(None)`) or its end (`None`).
+    async fn next(&mut self) -> Option<Option<Bytes>> {
+        if let Some(end) = self.end {
+            return end.err().map(|()| None);
+        }
+        let frame = poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx)).await;
+        frame.map(|frame| frame.map(|frame| frame.into_data().unwrap_or_default()).ok())
     }
 
     /// Writes to the spool, if there is one. If the write fails, the content is not stored.
@@ -157,19 +240,8 @@ impl Pump {
             return;
         }
         if let Some(leader) = self.leader.take() {
-            let rule = if self.shared.options.no_vary_search {
-                NoVarySearch::of(&self.fill.head.headers)
-            } else {
-                None
-            };
-            let key = leader.key().clone();
             let object = Arc::new(self.fill.to_object(self.lease.take()));
-            if leader.store(&*self.shared.store, &object) {
-                self.shared.counters.stored.add();
-                if let Some(rule) = rule {
-                    self.shared.aliases.insert(&key, rule);
-                }
-            }
+            store_object(&self.shared, leader, &object);
             // The object owns the file now.
             self.spool = None;
         }

@@ -35,7 +35,12 @@ pub(super) fn of_object(context: RequestContext<'_>, object: &Object) -> Respons
     of_object_with(context, object, headers)
 }
 
-fn of_object_with(context: RequestContext<'_>, object: &Object, headers: HeaderMap) -> Response {
+/// Returns the response of an object with these fields.
+pub(super) fn of_object_with(
+    context: RequestContext<'_>,
+    object: &Object,
+    headers: HeaderMap,
+) -> Response {
     let len = object.content.len();
     let content = |part: Option<(u64, u64)>| match part {
         None => Some(object.content.body()),

@@ -11,11 +11,13 @@ use std::{
 
 use http::{Method, Request, StatusCode, header};
 use http_body::Body as _;
+use pin_project::pin_project;
 use tower_service::Service;
 
 use super::{
     bypass,
     fetch::{self, Fetch},
+    forward::Forward,
     key::Key,
     object::Object,
     respond,
@@ -25,10 +27,11 @@ use super::{
 use crate::{
     Body, HttpService, Response,
     body::HttpBody,
+    conn::head_pool,
     error::BoxError,
     semantics::{
         cache::{
-            Reuse,
+            RequestControl, Reuse,
             select::needs_origin,
             status::{CacheStatus, Forwarded},
         },
@@ -59,45 +62,61 @@ where
 {
     type Response = Response;
     type Error = BoxError;
-    type Future = ResponseFuture;
+    type Future = ResponseFuture<S>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> ResponseFuture {
+    fn call(&mut self, request: Request<B>) -> ResponseFuture<S> {
         let request = request.map(Body::new);
-        let Some(key) = handled_key(&self.shared, &request) else {
-            self.shared.counters.bypassed.add();
-            let (shared, inner) = (self.shared.clone(), self.inner.clone());
-            return ResponseFuture::boxed(bypass::bypass(shared, inner, request));
+        let Self { shared, inner } = self;
+        let Some(key) = handled_key(shared, &request) else {
+            shared.counters.bypassed.add();
+            return ResponseFuture::forward(bypass::bypass(shared, inner, request));
         };
-        match self.shared.store.get(&key, request.headers()) {
-            Lookup::Ready(found) => match decide(&self.shared, request, &key, found) {
-                Decision::Answer(response) => ResponseFuture::ready(response),
-                Decision::Refresh(response, fetch) => {
-                    fetch::refresh(&self.shared, &self.inner, *fetch);
-                    ResponseFuture::ready(response)
-                }
-                Decision::Forward(fetch) => {
-                    let (shared, inner) = (self.shared.clone(), self.inner.clone());
-                    ResponseFuture::boxed(fetch::fetch(shared, inner, *fetch))
-                }
-            },
+        let stored = shared.flights.stored();
+        match shared.store.get(&key, request.headers()) {
+            Lookup::Ready(found) => answer_or_forward(shared, inner, request, key, found, stored),
             Lookup::Pending(found) => {
-                let (shared, inner) = (self.shared.clone(), self.inner.clone());
+                let (shared, inner) = (shared.clone(), inner.clone());
                 ResponseFuture::boxed(async move {
                     let found = found.await;
-                    match decide(&shared, request, &key, found) {
-                        Decision::Answer(response) => Ok(*response),
-                        Decision::Refresh(response, fetch) => {
-                            fetch::refresh(&shared, &inner, *fetch);
-                            Ok(*response)
-                        }
-                        Decision::Forward(fetch) => fetch::fetch(shared, inner, *fetch).await,
-                    }
+                    answer_or_forward(&shared, &inner, request, key, found, stored).await
                 })
             }
+        }
+    }
+}
+
+/// Answers a request with a stored response, or forwards it.
+fn answer_or_forward<S>(
+    shared: &Arc<Shared>,
+    inner: &S,
+    request: Request<Body>,
+    key: Key,
+    found: Found,
+    stored: u64,
+) -> ResponseFuture<S>
+where
+    S: HttpService + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    let control = shared.control(request.headers());
+    let decision = decide(shared, &request, control, shared.marks.apply(&key, found));
+    let (parts, _) = request.into_parts();
+    let fetch = |parts, stale, reason| Fetch { parts, control, key, stale, reason, stored };
+    match decision {
+        Decision::Answer(response) => {
+            head_pool::release(parts);
+            ResponseFuture::ready(response)
+        }
+        Decision::Refresh(response, stale, reason) => {
+            fetch::refresh(shared, inner, fetch(parts, Some(stale), reason));
+            ResponseFuture::ready(response)
+        }
+        Decision::Forward(stale, reason) => {
+            fetch::fetch(shared, inner, fetch(parts, stale, reason))
         }
     }
 }
@@ -105,10 +124,11 @@ where
 /// How a request is handled.
 enum Decision {
     /// It is answered with a stored response, or with an error.
-    Answer(Box<Response>),
+    Answer(Response),
     /// It is answered with a stored response, which is refreshed in the background.
-    Refresh(Box<Response>, Box<Fetch>),
-    Forward(Box<Fetch>),
+    Refresh(Response, Arc<Object>, Forwarded),
+    /// It is forwarded, with this stale response.
+    Forward(Option<Arc<Object>>, Forwarded),
 }
 
 /// Returns the key of a request that the cache handles: a GET or HEAD without content and without preconditions that only
@@ -125,27 +145,29 @@ fn handled_key(shared: &Shared, request: &Request<Body>) -> Option<Key> {
 }
 
 /// Decides how to handle a request, given the stored response.
-fn decide(shared: &Arc<Shared>, request: Request<Body>, key: &Key, found: Found) -> Decision {
-    let control = shared.control(request.headers());
-    let Found { object, has_others } = shared.marks.apply(key, found);
+fn decide(
+    shared: &Shared,
+    request: &Request<Body>,
+    control: RequestControl,
+    found: Found,
+) -> Decision {
+    let Found { object, has_others } = found;
     let Some(object) = object else {
         if control.only_if_cached {
-            return Decision::Answer(Box::new(not_cached(&request)));
+            return Decision::Answer(not_cached(request));
         }
         let reason = if has_others { Forwarded::VaryMiss } else { Forwarded::UriMiss };
-        return Decision::Forward(Box::new(Fetch::new(request, key, None, reason)));
+        return Decision::Forward(None, reason);
     };
-    let context = shared.context(&request);
+    let context = shared.context(request);
     let now = context.now;
-    let reuse = object.freshness.reuse(&control, now);
-    let answer = |object: &Object| Box::new(respond::of_hit(shared, context, object));
-    match reuse {
+    let answer = |object: &Object| respond::of_hit(shared, context, object);
+    match object.freshness.reuse(&control, now) {
         Reuse::Fresh => {
             shared.counters.hits.add();
             let response = answer(&object);
             if refreshes_early(shared, &object, now) {
-                let fetch = Fetch::new(request, key, Some(object.clone()), Forwarded::Stale);
-                return Decision::Refresh(response, Box::new(fetch));
+                return Decision::Refresh(response, object, Forwarded::Stale);
             }
             Decision::Answer(response)
         }
@@ -155,13 +177,9 @@ fn decide(shared: &Arc<Shared>, request: Request<Body>, key: &Key, found: Found)
         }
         Reuse::StaleWhileRevalidate => {
             shared.counters.stale_hits.add();
-            let response = answer(&object);
-            let fetch = Fetch::new(request, key, Some(object.clone()), Forwarded::Stale);
-            Decision::Refresh(response, Box::new(fetch))
+            Decision::Refresh(answer(&object), object, Forwarded::Stale)
         }
-        Reuse::Validate if control.only_if_cached => {
-            Decision::Answer(Box::new(not_cached(&request)))
-        }
+        Reuse::Validate if control.only_if_cached => Decision::Answer(not_cached(request)),
         Reuse::Validate => {
             let is_fresh = !object.freshness.remaining(now).is_zero();
             let reason = if is_fresh { Forwarded::Request } else { Forwarded::Stale };
@@ -171,11 +189,9 @@ fn decide(shared: &Arc<Shared>, request: Request<Body>, key: &Key, found: Found)
                 && object.freshness.is_usable_for(shared.options.stale_if_unreachable, now)
             {
                 shared.counters.stale_hits.add();
-                let response = answer(&object);
-                let fetch = Fetch::new(request, key, Some(object.clone()), reason);
-                return Decision::Refresh(response, Box::new(fetch));
+                return Decision::Refresh(answer(&object), object, reason);
             }
-            Decision::Forward(Box::new(Fetch::new(request, key, Some(object.clone()), reason)))
+            Decision::Forward(Some(object), reason)
         }
     }
 }
@@ -208,40 +224,50 @@ fn not_cached(request: &Request<Body>) -> Response {
 
 /// The future of [`Cache`].
 #[must_use = "futures do nothing unless polled"]
-pub struct ResponseFuture(State);
+#[pin_project]
+pub struct ResponseFuture<S: HttpService>(#[pin] State<S>);
 
 type Boxed = Pin<Box<dyn Future<Output = Result<Response, BoxError>> + Send>>;
 
-enum State {
-    Ready(Option<Box<Response>>),
+#[pin_project(project = StateProj)]
+enum State<S: HttpService> {
+    Ready(Option<Response>),
+    Forward(#[pin] Forward<S>),
+    /// It waits for another request or for the disk first.
     Boxed(Boxed),
 }
 
-impl ResponseFuture {
-    fn ready(response: Box<Response>) -> Self {
+impl<S: HttpService> ResponseFuture<S> {
+    fn ready(response: Response) -> Self {
         Self(State::Ready(Some(response)))
     }
 
-    fn boxed(future: impl Future<Output = Result<Response, BoxError>> + Send + 'static) -> Self {
+    pub(super) fn forward(forward: Forward<S>) -> Self {
+        Self(State::Forward(forward))
+    }
+
+    pub(super) fn boxed(
+        future: impl Future<Output = Result<Response, BoxError>> + Send + 'static,
+    ) -> Self {
         Self(State::Boxed(Box::pin(future)))
     }
 }
 
-impl Future for ResponseFuture {
+impl<S: HttpService> Future for ResponseFuture<S> {
     type Output = Result<Response, BoxError>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            State::Ready(response) => {
-                let response = response.take().expect("not polled after completion");
-                Poll::Ready(Ok(*response))
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().0.project() {
+            StateProj::Ready(response) => {
+                Poll::Ready(Ok(response.take().expect("not polled after completion")))
             }
-            State::Boxed(future) => future.as_mut().poll(cx),
+            StateProj::Forward(forward) => forward.poll(cx),
+            StateProj::Boxed(future) => future.as_mut().poll(cx),
         }
     }
 }
 
-impl fmt::Debug for ResponseFuture {
+impl<S: HttpService> fmt::Debug for ResponseFuture<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }

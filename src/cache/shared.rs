@@ -121,12 +121,17 @@ impl Shared {
         self.last_id.fetch_add(1, Relaxed) + 1
     }
 
-    pub(super) fn is_hit_for_miss(&self, key: &Key, now: Duration) -> bool {
-        self.hit_for_miss.get(key).is_some_and(|until| now < until)
+    /// Returns whether requests for a key do not wait for each other.
+    pub(super) fn is_hit_for_miss(&self, key: &Key) -> bool {
+        self.hit_for_miss.get(key).is_some_and(|until| self.clock.now() < until)
     }
 
     pub(super) fn set_hit_for_miss(&self, key: &Key) {
-        self.hit_for_miss.insert(key.clone(), self.clock.now() + self.options.hit_for_miss);
+        let (now, time) = (self.clock.now(), self.options.hit_for_miss);
+        // Extended in its second half only, since a read is cheaper than a change.
+        if self.hit_for_miss.get(key).is_none_or(|until| until < now + time / 2) {
+            self.hit_for_miss.insert(key.clone(), now + time);
+        }
     }
 
     pub(super) fn clear_hit_for_miss(&self, key: &Key) {

@@ -21,6 +21,7 @@ use tower::ServiceExt;
 
 use self::support::{Origin, Site, channels, fetch, get, response, settle, site, status_of, text};
 use super::*;
+use crate::{Body, Request, Response, error::BoxError};
 
 const SEC: Duration = Duration::from_secs(1);
 

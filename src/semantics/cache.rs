@@ -16,7 +16,7 @@
 //! | question | answered by |
 //! |---|---|
 //! | What do the fields mean? | [`RequestControl`], [`ResponseControl`], [`Vary`], [`NoVarySearch`], [`groups`] |
-//! | May this response be stored? | [`storable`](storable::storable) |
+//! | May this response be stored? | [`storable`](storable::storable), [`has_use`](storable::has_use) |
 //! | How long is it fresh, how old is it? | [`Freshness`] |
 //! | May it answer this request now? | [`Freshness::reuse`] |
 //! | With which status, and which part of it? | [`select`](select::select) |

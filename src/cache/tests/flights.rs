@@ -246,3 +246,56 @@ async fn too_large_content_is_read_at_the_pace_of_its_slowest_client() {
     assert_eq!((origin.count(), layer.handle().stats().keys), (2, 0));
     drop(next);
 }
+
+#[tokio::test(start_paused = true)]
+async fn response_to_credentials_is_stored_unless_anything_was_invalidated_meanwhile() {
+    let origin = Origin::with_fields(&[("cache-control", "public, max-age=60")]).delayed(SEC);
+    let layer = CacheLayer::new();
+    let (cache, site) = (layer.handle(), site(&layer, &origin));
+    // Such a request neither follows another one nor is followed before its head.
+    let with_credentials = || spawn(&site, get("/", &[("authorization", "Basic dTpw")]));
+    for (invalidates, want) in [(true, "2"), (false, "3")] {
+        let before = with_credentials();
+        settle().await;
+        if invalidates {
+            cache.delete_prefix("http://other.example/", Purge::Hard);
+        }
+        before.await.unwrap().unwrap();
+        assert_eq!(fetch(&site, "/").await, want);
+        cache.delete_all(Purge::Hard);
+    }
+    let stats = cache.stats();
+    assert_eq!((stats.fetches, stats.uncollapsed, origin.count()), (0, 1, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn complete_content_is_stored_without_a_task() {
+    let (origin, senders) = channels(&[("cache-control", "max-age=60")]);
+    let answer = origin.answer.clone();
+    let kept = senders.clone();
+    let origin = Origin::new(move |request, n| {
+        let response = answer(request, n);
+        let sender = kept.lock().unwrap().pop().unwrap();
+        sender.send("one ".into()).unwrap();
+        sender.send("two".into()).unwrap();
+        if request.uri().path() == "/complete" {
+            sender.finish(None)
+        } else {
+            kept.lock().unwrap().push(sender)
+        }
+        response
+    });
+    let site = site(&CacheLayer::new(), &origin);
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    let response = send(&site, "/complete").await;
+    assert_eq!((tasks(), response.body().len()), (before, Some(7)));
+    assert_eq!(text(response).await, "one two");
+    assert_eq!(fetch(&site, "/complete").await, "one two");
+    let response = send(&site, "/incomplete").await;
+    assert_eq!((tasks(), response.body().len()), (before + 1, None));
+    senders.lock().unwrap().pop().unwrap().finish(None);
+    assert_eq!(text(response).await, "one two");
+    assert_eq!(fetch(&site, "/incomplete").await, "one two");
+    assert_eq!((tasks(), origin.count()), (before, 2));
+}

@@ -89,17 +89,14 @@ pub struct Exchange<'a> {
     pub response: &'a HeaderMap,
     /// The directives of the response.
     pub control: &'a ResponseControl,
-    /// The freshness of the response.
-    pub freshness: &'a Freshness,
 }
 
-/// Decides whether a response may be stored.
+/// Decides whether a response may be stored, except for the rules of [`has_use`], which need its freshness.
 ///
 /// # Errors
 /// [`NotStored`] with the reason.
 pub fn storable(exchange: &Exchange<'_>, set_cookie: SetCookie) -> Result<(), NotStored> {
-    let Exchange { method, request, request_control, status, response, control, freshness } =
-        *exchange;
+    let Exchange { method, request, request_control, status, response, control } = *exchange;
     if method != Method::GET {
         return Err(NotStored::Method);
     }
@@ -128,6 +125,15 @@ pub fn storable(exchange: &Exchange<'_>, set_cookie: SetCookie) -> Result<(), No
     if groups::of(response).is_err() {
         return Err(NotStored::Groups);
     }
+    Ok(())
+}
+
+/// Decides whether a response is of use when it is stored: it may be fresh without a validation, or has a validator.
+///
+/// # Errors
+/// [`NotStored::NoUse`].
+pub fn has_use(exchange: &Exchange<'_>, freshness: &Freshness) -> Result<(), NotStored> {
+    let Exchange { status, response, control, .. } = *exchange;
     let is_permitted = freshness.is_explicit()
         || control.public
         || control.needs_validation()

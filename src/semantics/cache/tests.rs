@@ -73,18 +73,16 @@ fn run(case: &Case, defaults: &Lifetimes) {
     for (check, want) in &case.checks {
         let got = if check == "store" {
             let request_control = RequestControl::of(&case.request);
-            let decision = storable(
-                &Exchange {
-                    method: &Method::GET,
-                    request: &case.request,
-                    request_control: &request_control,
-                    status: case.status,
-                    response: &case.response,
-                    control: &control,
-                    freshness: &freshness,
-                },
-                SetCookie::KeepOut,
-            );
+            let exchange = Exchange {
+                method: &Method::GET,
+                request: &case.request,
+                request_control: &request_control,
+                status: case.status,
+                response: &case.response,
+                control: &control,
+            };
+            let decision = storable(&exchange, SetCookie::KeepOut)
+                .and_then(|()| has_use(&exchange, &freshness));
             decision.map_or_else(|reason| format!("{reason:?}"), |()| "yes".to_owned())
         } else if check == "lifetime" {
             freshness.lifetime().as_secs().to_string()

@@ -1,0 +1,94 @@
+//! `Forward`: a request on its way to the origin, and what becomes of the response.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use pin_project::pin_project;
+
+use super::{bypass::Target, fetch::HeadFetch, leader::Lead, shared::Shared};
+use crate::{
+    Body, HttpService, Request, Response,
+    error::BoxError,
+    semantics::cache::status::{CacheStatus, Forwarded},
+};
+
+/// The future of a forwarded request: its response, after the cache has used it.
+#[pin_project]
+pub(super) struct Forward<S: HttpService> {
+    #[pin]
+    call: Call<S>,
+    shared: Arc<Shared>,
+    /// `None` after the response.
+    then: Option<Then>,
+}
+
+/// The use of a response.
+pub(super) enum Then {
+    /// None: it is not for the store.
+    Pass(Forwarded),
+    /// It invalidates stored responses.
+    Invalidate(Box<Target>),
+    /// It updates a stored response.
+    UpdateHead(Box<HeadFetch>),
+    /// It is stored if that is permitted.
+    Store(Box<Lead>),
+}
+
+impl<S: HttpService + Clone> Forward<S> {
+    pub(super) fn new(shared: &Arc<Shared>, inner: &S, request: Request, then: Then) -> Self {
+        let call = Call::Unready(inner.clone(), Some(request));
+        Self { call, shared: shared.clone(), then: Some(then) }
+    }
+}
+
+impl<S: HttpService> Future for Forward<S> {
+    type Output = Result<Response, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let result = ready!(this.call.poll(cx));
+        let shared = &*this.shared;
+        Poll::Ready(match this.then.take().expect("not polled after completion") {
+            Then::Pass(reason) => result.map(|mut response| {
+                shared.add_status(&mut response, CacheStatus::forwarded(reason));
+                response
+            }),
+            Then::Invalidate(target) => result.map(|mut response| {
+                target.invalidate(shared, &response);
+                shared.add_status(&mut response, CacheStatus::forwarded(Forwarded::Method));
+                response
+            }),
+            Then::UpdateHead(fetch) => result.map(|response| fetch.finish(shared, response)),
+            Then::Store(lead) => lead.finish(shared, cx, result),
+        })
+    }
+}
+
+/// The call of a service once it is ready.
+#[pin_project(project = CallProj)]
+enum Call<S: HttpService> {
+    Unready(S, Option<Request>),
+    Called(#[pin] S::Future),
+}
+
+impl<S: HttpService> Future for Call<S> {
+    type Output = Result<Response, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let CallProj::Unready(service, request) = self.as_mut().project() {
+            ready!(service.poll_ready(cx)).map_err(Into::into)?;
+            let future = service.call(request.take().expect("not polled after an error"));
+            self.set(Self::Called(future));
+        }
+        match self.project() {
+            CallProj::Called(future) => {
+                future.poll(cx).map_ok(|response| response.map(Body::new)).map_err(Into::into)
+            }
+            CallProj::Unready(..) => unreachable!("it was called above"),
+        }
+    }
+}
