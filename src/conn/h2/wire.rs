@@ -40,13 +40,12 @@ struct State<I> {
     /// Whether the stream itself may hold written bytes, as TLS does.
     is_unflushed: bool,
     progress: Progress,
-    sent: SentFrames,
 }
 
 #[derive(Debug)]
 struct Progress {
-    /// `None` for a client, since its server is trusted not to flood it.
-    meter: Option<FrameMeter>,
+    meter: FrameMeter,
+    sent: SentFrames,
     flood: Option<Flood>,
     rate: MinRate,
     /// The last progress of a write that waits for the peer, and its rate.
@@ -55,11 +54,10 @@ struct Progress {
 
 impl<I: Io> Wire<I> {
     pub(super) fn new(io: I, read_ahead: BytesMut, rate: MinRate, limits: FrameLimits) -> Self {
-        let meter = Some(FrameMeter::new(limits));
-        let progress = Progress { meter, flood: None, rate, blocked: None };
-        let collected = BytesMut::new();
-        let (read_ahead, sent) = (ReadAhead::new(read_ahead), SentFrames::default());
-        let state = State { io, read_ahead, collected, is_unflushed: false, progress, sent };
+        let (meter, sent) = (FrameMeter::new(limits), SentFrames::default());
+        let progress = Progress { meter, sent, flood: None, rate, blocked: None };
+        let (read_ahead, collected) = (ReadAhead::new(read_ahead), BytesMut::new());
+        let state = State { io, read_ahead, collected, is_unflushed: false, progress };
         Self(WireState(Arc::new(Mutex::new(state))))
     }
 
@@ -81,15 +79,14 @@ impl<I> WireState<I> {
 
     /// Takes the records of written data, in exchange for an empty list.
     pub(super) fn take_sent(&self, empty: Vec<Sent>) -> Vec<Sent> {
-        self.lock().sent.take(empty)
+        self.lock().progress.sent.take(empty)
     }
 
     /// Returns the time at which the peer is too slow: it reads nothing from the socket for `write`, or less than the
     /// minimum rate, or takes more than `head` for the head of a request.
     pub(super) fn deadline(&self, write: Duration, head: Duration) -> Option<Instant> {
         let progress = &self.lock().progress;
-        let head_since = progress.meter.as_ref().and_then(FrameMeter::head_since);
-        let head = head_since.and_then(|since| since.checked_add(head));
+        let head = progress.meter.head_since().and_then(|since| since.checked_add(head));
         let (stalled, rate) = match &progress.blocked {
             Some((since, meter)) => (since.checked_add(write), meter.deadline()),
             None => (None, None),
@@ -107,9 +104,7 @@ impl<I: Io> WireState<I> {
 
 impl Progress {
     fn record_read(&mut self, bytes: &[u8]) {
-        if let Some(meter) = &mut self.meter
-            && let Err(flood) = meter.record(clock::now(), bytes)
-        {
+        if let Err(flood) = self.meter.record(clock::now(), bytes) {
             self.flood = Some(flood);
         }
     }
@@ -117,9 +112,6 @@ impl Progress {
     /// Records a write of `written` of `offered` bytes; `None` if it is pending.
     fn record_write(&mut self, offered: usize, written: Option<usize>) {
         let written_len = written.unwrap_or(0);
-        if let Some(meter) = &mut self.meter {
-            meter.record_sent(written_len);
-        }
         if written == Some(offered) {
             self.blocked = None;
             return;
@@ -130,6 +122,11 @@ impl Progress {
             *since = now;
             meter.record(rate, now, written_len as u64);
         }
+    }
+
+    /// Records bytes that were written, as frames.
+    fn record_sent(&mut self, bytes: &[u8]) {
+        self.sent.record(bytes, &mut self.meter);
     }
 
     fn record_result(&mut self, offered: usize, result: &Poll<io::Result<usize>>) {
@@ -169,7 +166,7 @@ impl<I: Io> State<I> {
                     let mut left = n;
                     for buf in bufs {
                         let n = left.min(buf.len());
-                        self.sent.record(&buf[..n]);
+                        self.progress.record_sent(&buf[..n]);
                         left -= n;
                     }
                 }
@@ -195,7 +192,7 @@ impl<I: Io> State<I> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.is_unflushed = true;
-            self.sent.record(&self.collected[..n]);
+            self.progress.record_sent(&self.collected[..n]);
             if n == self.collected.len() {
                 self.collected.clear(); // keeps the allocation whole, unlike `advance`
             } else {

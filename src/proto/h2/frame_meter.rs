@@ -10,6 +10,9 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// Bytes of a frame's header (RFC 9113 section 4.1).
 const HEADER: usize = 9;
 
+/// Length from which a DATA frame is not small: 256 bytes, as for the crate `h2`.
+const SMALL_DATA: usize = 256;
+
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
@@ -25,13 +28,23 @@ const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// Bounds on frames that cost work and are no requests: the maximum number of each within ten seconds.
+/// Bounds on frames that cost work and are no requests: the maximum number of each within ten seconds, without those
+/// that the client's requests and their responses allow.
 ///
-/// The defaults are several times what browsers, curl and gRPC send.
+/// Clients send some of these frames for each request or for each DATA frame that they receive, so a fixed rate would
+/// refuse a fast client with a small window. Each of these has its frames in addition to the bound, whenever it sends
+/// them:
+///
+/// | for each | are allowed |
+/// |---|---|
+/// | HEADERS of the client | 2 WINDOW_UPDATE, 2 PRIORITY, 2 of unknown types, 4 CONTINUATION, 1 empty DATA |
+/// | DATA of the client, with content | 1 empty DATA |
+/// | DATA that was sent to it, with content | 1 PING, 2 WINDOW_UPDATE, and 2 more for each KiB |
+/// | complete response | 1 RST_STREAM, up to twice the bound at once |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FrameLimits {
-    /// PING without ACK, each of which is answered. Default 100.
+    /// PING without ACK, each of which is answered. gRPC sends one for each DATA frame that it measures. Default 100.
     pub pings: u32,
     /// SETTINGS without ACK, each of which is answered. Default 50.
     pub settings: u32,
@@ -43,9 +56,10 @@ pub struct FrameLimits {
     pub continuations: u32,
     /// PRIORITY, which is ignored. Default 500.
     pub priorities: u32,
-    /// WINDOW_UPDATE beyond one for each KiB that was sent. Default 2,000.
+    /// WINDOW_UPDATE: one of the stream and one of the connection for each DATA frame are common. Default 2,000.
     pub window_updates: u32,
-    /// Frames of unknown types, and those that a client must not send. Default 100.
+    /// Frames of unknown types, for example PRIORITY_UPDATE (RFC 9218), and those that a client must not send.
+    /// Default 100.
     pub unknown: u32,
 }
 
@@ -73,7 +87,7 @@ impl Default for FrameLimits {
 
 /// A client has sent too many frames of one type. The answer is GOAWAY with ENHANCE_YOUR_CALM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("more than {limit} {frames} in ten seconds")]
+#[error("more than {limit} {frames} in ten seconds, without requests or data that explain them")]
 pub struct Flood {
     /// The kind of the frames, for example `PING frames`.
     pub frames: &'static str,
@@ -105,8 +119,11 @@ pub struct FrameMeter {
     header_len: usize,
     window_began: Option<Instant>,
     counts: [u32; KINDS.len()],
-    /// Bytes that were sent to the client in this window.
-    sent: u64,
+    /// Frames of each kind that requests and responses allow, and that were not sent yet. They do not expire: a client
+    /// may receive data at the end of one window and acknowledge it in the next.
+    allowed: [u32; KINDS.len()],
+    /// DATA frames with little content since they were last taken.
+    small_data: u32,
     /// The time of the first frame of an incomplete header block.
     head_since: Option<Instant>,
     /// Whether the block ends with the payload that is being skipped.
@@ -125,6 +142,18 @@ const KINDS: [&str; 8] = [
     "frames of unknown types",
 ];
 
+const PINGS: usize = 0;
+const RESETS: usize = 2;
+const EMPTY_DATA: usize = 3;
+const CONTINUATIONS: usize = 4;
+const PRIORITIES: usize = 5;
+const WINDOW_UPDATES: usize = 6;
+const UNKNOWN: usize = 7;
+
+/// The frames that a request allows.
+const FOR_HEADERS: [(usize, u32); 5] =
+    [(EMPTY_DATA, 1), (CONTINUATIONS, 4), (PRIORITIES, 2), (WINDOW_UPDATES, 2), (UNKNOWN, 2)];
+
 impl FrameMeter {
     /// Creates a meter for a client's first byte.
     pub fn new(limits: FrameLimits) -> Self {
@@ -135,7 +164,8 @@ impl FrameMeter {
             header_len: 0,
             window_began: None,
             counts: [0; KINDS.len()],
-            sent: 0,
+            allowed: [0; KINDS.len()],
+            small_data: 0,
             head_since: None,
             ends_block: false,
         }
@@ -168,9 +198,31 @@ impl FrameMeter {
         Ok(())
     }
 
-    /// Records bytes that were sent to the client.
-    pub fn record_sent(&mut self, bytes: usize) {
-        self.sent = self.sent.saturating_add(bytes as u64);
+    /// Records a DATA frame that was sent to the client.
+    pub fn record_sent_data(&mut self, len: usize) {
+        if len > 0 {
+            let kibibytes = u32::try_from(len >> 10).unwrap_or(u32::MAX);
+            self.allow(PINGS, 1);
+            self.allow(WINDOW_UPDATES, kibibytes.saturating_add(1).saturating_mul(2));
+        }
+    }
+
+    /// Records the end of a response.
+    pub fn record_sent_end(&mut self) {
+        self.allow(RESETS, 1);
+        // Each cancelled request may have begun work, so they must not be saved for a flood.
+        self.allowed[RESETS] = self.allowed[RESETS].min(self.limits.resets);
+    }
+
+    /// Returns the number of DATA frames with less than 256 bytes since the last call of
+    /// [`reset_small_data`](Self::reset_small_data). Each of them takes more memory than its content.
+    pub fn small_data(&self) -> u32 {
+        self.small_data
+    }
+
+    /// Sets the number of small DATA frames to 0.
+    pub fn reset_small_data(&mut self) {
+        self.small_data = 0;
     }
 
     /// Returns since when a header block is incomplete, if one is: a slow head (RFC 9113 section 4.3).
@@ -184,7 +236,6 @@ impl FrameMeter {
         if self.window_began.is_none_or(|began| now.saturating_duration_since(began) >= WINDOW) {
             self.window_began = Some(now);
             self.counts = [0; KINDS.len()];
-            self.sent = 0;
         }
         let l = self.limits;
         let (kind, limit) = match kind {
@@ -192,113 +243,38 @@ impl FrameMeter {
                 self.head_since.get_or_insert(now);
                 self.ends_block = flags & END_HEADERS != 0;
                 if kind == HEADERS {
+                    FOR_HEADERS.iter().for_each(|(kind, n)| self.allow(*kind, *n));
                     return Ok(());
                 }
-                (4, l.continuations)
+                (CONTINUATIONS, l.continuations)
             }
-            DATA if self.skip == 0 && flags & END_STREAM == 0 => (3, l.empty_data),
+            DATA if self.skip > 0 => {
+                self.small_data += u32::from(self.skip < SMALL_DATA);
+                self.allow(EMPTY_DATA, 1);
+                return Ok(());
+            }
+            DATA if flags & END_STREAM == 0 => (EMPTY_DATA, l.empty_data),
             DATA | GOAWAY => return Ok(()),
             PING | SETTINGS if flags & ACK != 0 => return Ok(()),
-            PING => (0, l.pings),
+            PING => (PINGS, l.pings),
             SETTINGS => (1, l.settings),
-            RST_STREAM => (2, l.resets),
-            PRIORITY => (5, l.priorities),
-            WINDOW_UPDATE => {
-                let earned = u32::try_from(self.sent >> 10).unwrap_or(u32::MAX);
-                (6, l.window_updates.saturating_add(earned))
-            }
-            PUSH_PROMISE.. => (7, l.unknown),
+            RST_STREAM => (RESETS, l.resets),
+            PRIORITY => (PRIORITIES, l.priorities),
+            WINDOW_UPDATE => (WINDOW_UPDATES, l.window_updates),
+            PUSH_PROMISE.. => (UNKNOWN, l.unknown),
         };
+        if let Some(left) = self.allowed[kind].checked_sub(1) {
+            self.allowed[kind] = left;
+            return Ok(());
+        }
         self.counts[kind] += 1;
         if self.counts[kind] > limit { Err(Flood { frames: KINDS[kind], limit }) } else { Ok(()) }
+    }
+
+    fn allow(&mut self, kind: usize, n: u32) {
+        self.allowed[kind] = self.allowed[kind].saturating_add(n);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::disallowed_methods, reason = "an arbitrary start")]
-
-    use super::*;
-
-    /// A frame on stream 1.
-    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
-        let len = u8::try_from(payload.len()).unwrap();
-        [&[0, 0, len, kind, flags, 0, 0, 0, 1], payload].concat()
-    }
-
-    fn meter() -> FrameMeter {
-        let mut meter = FrameMeter::new(FrameLimits::new());
-        meter.record(Instant::now(), PREFACE).unwrap();
-        meter
-    }
-
-    #[test]
-    fn h1_h7_flood_of_each_type_is_found_at_its_limit_and_not_before() {
-        for (kind, flags, payload, limit) in [
-            (PING, 0, &[0; 8][..], 100),
-            (SETTINGS, 0, &[], 50),
-            (RST_STREAM, 0, &[0; 4], 200),
-            (DATA, 0, &[], 100),
-            (CONTINUATION, 0, b"x", 200),
-            (PRIORITY, 0, &[0; 5], 500),
-            (WINDOW_UPDATE, 0, &[0; 4], 2000),
-            (PUSH_PROMISE, 0, &[0; 4], 100),
-            (0xaa, 0, b"grease", 100),
-        ] {
-            let (mut meter, now) = (meter(), Instant::now());
-            let one = frame(kind, flags, payload);
-            for n in 0..limit {
-                assert_eq!(meter.record(now, &one), Ok(()), "{kind}: {n}");
-            }
-            let flood = meter.record(now, &one).unwrap_err();
-            assert_eq!(flood.limit, limit, "{flood}");
-        }
-    }
-
-    #[test]
-    fn useful_frames_are_never_a_flood() {
-        let (mut meter, now) = (meter(), Instant::now());
-        for _ in 0..10_000 {
-            for (kind, flags, payload) in [
-                (HEADERS, END_HEADERS, &b"block"[..]),
-                (DATA, 0, b"data"),
-                (DATA, END_STREAM, b""),
-                (PING, ACK, &[0; 8]),
-                (SETTINGS, ACK, b""),
-            ] {
-                meter.record(now, &frame(kind, flags, payload)).unwrap();
-            }
-            meter.record_sent(1 << 10);
-            meter.record(now, &frame(WINDOW_UPDATE, 0, &[0; 4])).unwrap();
-        }
-    }
-
-    #[test]
-    fn counts_start_again_after_ten_seconds_and_cuts_do_not_matter() {
-        let (mut meter, now) = (meter(), Instant::now());
-        let pings = frame(PING, 0, &[0; 8]).repeat(100);
-        for (seconds, is_ok) in [(0, true), (10, true), (15, false)] {
-            let now = now + Duration::from_secs(seconds);
-            let all = pings.iter().try_for_each(|byte| meter.record(now, &[*byte]));
-            assert_eq!(all.is_ok(), is_ok, "{seconds}");
-        }
-    }
-
-    #[test]
-    fn incomplete_header_block_is_reported_with_its_beginning() {
-        let (mut meter, now) = (meter(), Instant::now());
-        let later = now + Duration::from_secs(5);
-        let block = frame(HEADERS, 0, b"block");
-        meter.record(now, &block[..3]).unwrap();
-        assert_eq!(meter.head_since(), None, "the type has not come yet");
-        meter.record(now, &block[3..]).unwrap();
-        assert_eq!(meter.head_since(), Some(now));
-        let last = frame(CONTINUATION, END_HEADERS, b"rest");
-        meter.record(later, &last[..last.len() - 1]).unwrap();
-        assert_eq!(meter.head_since(), Some(now));
-        meter.record(later, &last[last.len() - 1..]).unwrap();
-        assert_eq!(meter.head_since(), None);
-        meter.record(later, &frame(HEADERS, END_HEADERS, b"")).unwrap();
-        assert_eq!(meter.head_since(), None);
-    }
-}
+mod tests;

@@ -1,5 +1,7 @@
 //! `SentFrames`: tracks the frames that a server writes, to count the written data of each response.
 
+use super::FrameMeter;
+
 /// Bytes of a frame's header (RFC 9113 section 4.1).
 const HEADER: usize = 9;
 
@@ -30,8 +32,8 @@ pub(crate) struct Sent {
 }
 
 impl SentFrames {
-    /// Records bytes that were written.
-    pub(crate) fn record(&mut self, mut bytes: &[u8]) {
+    /// Records bytes that were written, also in the meter of the frames that they allow the client.
+    pub(crate) fn record(&mut self, mut bytes: &[u8], meter: &mut FrameMeter) {
         while !bytes.is_empty() || (self.header_len == HEADER && self.payload == 0) {
             if self.header_len < HEADER {
                 let n = bytes.len().min(HEADER - self.header_len);
@@ -41,20 +43,23 @@ impl SentFrames {
                 if self.header_len == HEADER {
                     let [a, b, c, ..] = self.header;
                     self.payload = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+                    if self.header[3] == DATA {
+                        meter.record_sent_data(self.payload);
+                    }
                 }
                 continue;
             }
             let n = bytes.len().min(self.payload);
             bytes = &bytes[n..];
             self.payload -= n;
-            self.record_payload(n);
+            self.record_payload(n, meter);
             if self.payload == 0 {
                 self.header_len = 0;
             }
         }
     }
 
-    fn record_payload(&mut self, n: usize) {
+    fn record_payload(&mut self, n: usize, meter: &mut FrameMeter) {
         let [_, _, _, kind, flags, a, b, c, d] = self.header;
         if !matches!(kind, DATA | HEADERS) {
             return;
@@ -64,6 +69,9 @@ impl SentFrames {
             data: if kind == DATA { n } else { 0 },
             has_ended: flags & END_STREAM != 0 && self.payload == 0,
         };
+        if sent.has_ended {
+            meter.record_sent_end();
+        }
         match self.sent.last_mut().filter(|last| last.stream == sent.stream) {
             Some(last) => {
                 last.data += sent.data;
@@ -83,6 +91,7 @@ impl SentFrames {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::h2::FrameLimits;
 
     fn frame(kind: u8, flags: u8, stream: u8, payload: usize) -> Vec<u8> {
         let len = u8::try_from(payload).unwrap();
@@ -106,9 +115,10 @@ mod tests {
         .concat();
         for size in 1..=bytes.len() {
             let mut frames = SentFrames::default();
+            let mut meter = FrameMeter::new(FrameLimits::new());
             let mut all: Vec<Sent> = Vec::new();
             for piece in bytes.chunks(size) {
-                frames.record(piece);
+                frames.record(piece, &mut meter);
                 for sent in frames.take(Vec::new()) {
                     match all.last_mut().filter(|last| last.stream == sent.stream) {
                         Some(last) => {
