@@ -4,12 +4,16 @@
 //! counts them in the bytes that go into it.
 
 mod frame_meter;
+#[cfg(feature = "h2")]
+mod own_values;
 mod request;
 mod response;
 #[cfg(feature = "h2")]
 mod sent_frames;
 
 pub use frame_meter::{Flood, FrameLimits, FrameMeter};
+#[cfg(feature = "h2")]
+pub(crate) use own_values::own_values;
 #[cfg(feature = "h2")]
 pub(crate) use request::{ValidRequest, validate_request};
 #[cfg(feature = "h2")]

@@ -8,6 +8,8 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 
+use crate::proto::h2::own_values;
+
 /// Converts a head. Returns `None` if its target cannot be expressed in HTTP/2.
 ///
 /// `Host` becomes the authority. `TE: trailers` is added, since trailers are forwarded, and gRPC requires it.
@@ -24,6 +26,7 @@ pub(super) fn convert(parts: &request::Parts, scheme: &Scheme) -> Option<Request
     headers.remove("proxy-connection");
     headers.remove("http2-settings");
     headers.insert(TE, HeaderValue::from_static("trailers"));
+    own_values(&mut headers);
     let path = match parts.uri.path_and_query() {
         Some(path) if path.as_str().starts_with('/') => path.clone(),
         Some(path) if path.as_str() == "*" && parts.method == Method::OPTIONS => path.clone(),

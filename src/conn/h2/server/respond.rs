@@ -15,6 +15,7 @@ use crate::{
     conn::call::{ServicePanicked, catch_panic},
     error::BoxError,
     peer::{MinRate, RateMeter},
+    proto::h2::own_values,
 };
 
 /// The largest piece, 16,375 bytes: with the header of its frame it fills one record of TLS.
@@ -124,7 +125,8 @@ impl Outgoing {
                     Ok(false)
                 }
                 Err(frame) => {
-                    let trailers = frame.into_trailers().unwrap_or_default();
+                    let mut trailers = frame.into_trailers().unwrap_or_default();
+                    own_values(&mut trailers);
                     self.stream.send_trailers(trailers).map_err(|_| SendError::Gone)?;
                     Ok(true)
                 }

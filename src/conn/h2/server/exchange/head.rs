@@ -24,7 +24,7 @@ use crate::{
     },
     error::{BoxError, Chain},
     net::clock,
-    proto::h2::{prepare_interim, prepare_response},
+    proto::h2::{own_values, prepare_interim, prepare_response},
     semantics::problem::{self, LocalReply},
 };
 
@@ -34,6 +34,7 @@ impl Exchange {
         let Some(interim) = &self.interim else { return };
         while let Some((status, mut headers)) = interim.take() {
             prepare_interim(&mut headers);
+            own_values(&mut headers);
             let mut head = http::Response::new(());
             *head.status_mut() = status;
             *head.headers_mut() = headers;
@@ -92,6 +93,7 @@ impl Exchange {
             }
         };
         self.log_head(&parts);
+        own_values(&mut parts.headers);
         let mut head = http::Response::new(());
         *head.status_mut() = parts.status;
         *head.headers_mut() = parts.headers;
