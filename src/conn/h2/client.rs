@@ -22,6 +22,8 @@ use h2::{
 use http::{Request, uri::Scheme};
 use tokio::sync::{Notify, watch};
 
+use super::wire::{Wire, WireState};
+
 use crate::{
     body::Body,
     conn::Delivery,
@@ -69,8 +71,9 @@ struct Shared {
 
 /// The driver of a connection: reads and writes frames for all of its requests. It ends with the connection, or after
 /// the last request once all handles are dropped.
-pub struct Driver<I> {
-    connection: h2::client::Connection<I, Bytes>,
+pub struct Driver<I: Io> {
+    connection: h2::client::Connection<Wire<I>, Bytes>,
+    wire: WireState<I>,
     /// The answer to a PING, which comes after the server's SETTINGS (RFC 9113 section 3.4); `None` once it has come.
     pong: Option<PingPong>,
     has_settings: watch::Sender<bool>,
@@ -88,6 +91,8 @@ pub async fn handshake<I: Io>(
     scheme: Scheme,
     limits: Arc<Limits>,
 ) -> io::Result<(Connection, Driver<I>)> {
+    let io = Wire::of_server(io);
+    let wire = io.state();
     let (send, mut connection) = Builder::new()
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW)
@@ -111,7 +116,8 @@ pub async fn handshake<I: Io>(
         freed: OnceLock::new(),
         has_settings,
     });
-    let driver = Driver { connection, pong, has_settings: set_settings, shared: shared.clone() };
+    let has_settings = set_settings;
+    let driver = Driver { connection, wire, pong, has_settings, shared: shared.clone() };
     Ok((Connection { send, shared }, driver))
 }
 
@@ -216,13 +222,19 @@ impl<I: Io> Future for Driver<I> {
             this.pong = None;
             let _ = this.has_settings.send(true);
         }
-        Pin::new(&mut self.connection).poll(cx).map_err(|error| {
+        let result = Pin::new(&mut this.connection).poll(cx).map_err(|error| {
             error.into_io().unwrap_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))
-        })
+        });
+        if result.is_pending()
+            && let Poll::Ready(Err(error)) = this.wire.poll_flush(cx)
+        {
+            return Poll::Ready(Err(error));
+        }
+        result
     }
 }
 
-impl<I> Drop for Driver<I> {
+impl<I: Io> Drop for Driver<I> {
     fn drop(&mut self) {
         self.shared.is_closed.store(true, Ordering::Release);
     }
@@ -309,7 +321,7 @@ impl fmt::Debug for Connection {
     }
 }
 
-impl<I> fmt::Debug for Driver<I> {
+impl<I: Io> fmt::Debug for Driver<I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Driver").finish_non_exhaustive()
     }

@@ -128,7 +128,7 @@ where
     pub fn new(transport: Transport<I>, service: S, config: Arc<Config>) -> Self {
         let Transport { io, peer, read_ahead, accepted, watch } = transport;
         let options = config.http2.clone().unwrap_or_default();
-        let wire = Wire::new(io, read_ahead, config.write_rate, options.frames);
+        let wire = Wire::of_client(io, read_ahead, config.write_rate, options.frames);
         let state = wire.state();
         let handshake = builder(&options, &config).handshake(wire);
         let wakers = Wakers::default();

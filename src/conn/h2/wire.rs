@@ -39,8 +39,11 @@ struct State<I> {
     collected: BytesMut,
     /// Whether the stream itself may hold written bytes, as TLS does.
     is_unflushed: bool,
-    progress: Progress,
+    /// `None` for a connection to a server, which is trusted, and whose exchanges have deadlines of their own.
+    progress: Option<Progress>,
 }
+
+/// What a client sends and reads.
 
 #[derive(Debug)]
 struct Progress {
@@ -53,9 +56,24 @@ struct Progress {
 }
 
 impl<I: Io> Wire<I> {
-    pub(super) fn new(io: I, read_ahead: BytesMut, rate: MinRate, limits: FrameLimits) -> Self {
+    /// Creates the stream of a client, with bounds on what it sends and how slowly it reads.
+    pub(super) fn of_client(
+        io: I,
+        read_ahead: BytesMut,
+        rate: MinRate,
+        limits: FrameLimits,
+    ) -> Self {
         let (meter, sent) = (FrameMeter::new(limits), SentFrames::default());
         let progress = Progress { meter, sent, flood: None, rate, blocked: None };
+        Self::new(io, read_ahead, Some(progress))
+    }
+
+    /// Creates the stream of a server.
+    pub(super) fn of_server(io: I) -> Self {
+        Self::new(io, BytesMut::new(), None)
+    }
+
+    fn new(io: I, read_ahead: BytesMut, progress: Option<Progress>) -> Self {
         let (read_ahead, collected) = (ReadAhead::new(read_ahead), BytesMut::new());
         let state = State { io, read_ahead, collected, is_unflushed: false, progress };
         Self(WireState(Arc::new(Mutex::new(state))))
@@ -74,18 +92,22 @@ impl<I> WireState<I> {
 
     /// Returns the flood of frames that the peer has sent, if there was one.
     pub(super) fn flood(&self) -> Option<Flood> {
-        self.lock().progress.flood
+        self.lock().progress.as_ref()?.flood
     }
 
     /// Takes the records of written data, in exchange for an empty list.
     pub(super) fn take_sent(&self, empty: Vec<Sent>) -> Vec<Sent> {
-        self.lock().progress.sent.take(empty)
+        match &mut self.lock().progress {
+            Some(progress) => progress.sent.take(empty),
+            None => empty,
+        }
     }
 
     /// Returns the time at which the peer is too slow: it reads nothing from the socket for `write`, or less than the
     /// minimum rate, or takes more than `head` for the head of a request.
     pub(super) fn deadline(&self, write: Duration, head: Duration) -> Option<Instant> {
-        let progress = &self.lock().progress;
+        let state = self.lock();
+        let progress = state.progress.as_ref()?;
         let head = progress.meter.head_since().and_then(|since| since.checked_add(head));
         let (stalled, rate) = match &progress.blocked {
             Some((since, meter)) => (since.checked_add(write), meter.deadline()),
@@ -124,9 +146,14 @@ impl Progress {
         }
     }
 
-    /// Records bytes that were written, as frames.
-    fn record_sent(&mut self, bytes: &[u8]) {
-        self.sent.record(bytes, &mut self.meter);
+    /// Records the frames that were written, of those that were offered.
+    fn record_sent(&mut self, bufs: &[IoSlice<'_>], result: &Poll<io::Result<usize>>) {
+        let &Poll::Ready(Ok(mut left)) = result else { return };
+        for buf in bufs {
+            let n = left.min(buf.len());
+            self.sent.record(&buf[..n], &mut self.meter);
+            left -= n;
+        }
     }
 
     fn record_result(&mut self, offered: usize, result: &Poll<io::Result<usize>>) {
@@ -140,12 +167,14 @@ impl Progress {
 
 impl<I: Io> State<I> {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.progress.flood.is_some() {
+        if self.progress.as_ref().is_some_and(|progress| progress.flood.is_some()) {
             return Poll::Pending; // the connection is being closed by its own poll
         }
         let before = buf.filled().len();
         ready!(self.read_ahead.poll_read(&mut self.io, cx, buf))?;
-        self.progress.record_read(&buf.filled()[before..]);
+        if let Some(progress) = &mut self.progress {
+            progress.record_read(&buf.filled()[before..]);
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -160,15 +189,10 @@ impl<I: Io> State<I> {
             ready!(self.poll_write_collected(cx))?;
             if len >= MIN_DIRECT {
                 let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-                self.progress.record_result(len, &result);
                 self.is_unflushed = true;
-                if let Poll::Ready(Ok(n)) = result {
-                    let mut left = n;
-                    for buf in bufs {
-                        let n = left.min(buf.len());
-                        self.progress.record_sent(&buf[..n]);
-                        left -= n;
-                    }
+                if let Some(progress) = &mut self.progress {
+                    progress.record_result(len, &result);
+                    progress.record_sent(bufs, &result);
                 }
                 return result;
             }
@@ -186,13 +210,15 @@ impl<I: Io> State<I> {
     fn poll_write_collected(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.collected.is_empty() {
             let result = Pin::new(&mut self.io).poll_write(cx, &self.collected);
-            self.progress.record_result(self.collected.len(), &result);
+            if let Some(progress) = &mut self.progress {
+                progress.record_result(self.collected.len(), &result);
+                progress.record_sent(&[IoSlice::new(&self.collected)], &result);
+            }
             let n = ready!(result)?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.is_unflushed = true;
-            self.progress.record_sent(&self.collected[..n]);
             if n == self.collected.len() {
                 self.collected.clear(); // keeps the allocation whole, unlike `advance`
             } else {
@@ -209,8 +235,10 @@ impl<I: Io> State<I> {
         }
         if self.is_unflushed {
             let result = Pin::new(&mut self.io).poll_flush(cx);
-            if result.is_pending() {
-                self.progress.record_write(1, None); // TLS has buffered bytes
+            if result.is_pending()
+                && let Some(progress) = &mut self.progress
+            {
+                progress.record_write(1, None); // TLS has buffered bytes
             }
             ready!(result)?;
             self.is_unflushed = false;
@@ -251,7 +279,7 @@ impl<I: Io> AsyncWrite for Wire<I> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(())) // the driver flushes at the end of its poll
+        Poll::Ready(Ok(())) // the driver of either side flushes at the end of its poll
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
