@@ -9,6 +9,7 @@ mod replay;
 #[cfg(all(feature = "h2", feature = "tls"))]
 mod secured;
 mod shared;
+mod shared_unread;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -12,6 +12,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -37,14 +38,26 @@ pub use exchange::Exchange;
 /// The flow-control window of one response: 256 KiB. With a round trip of 50 ms that is 5 MiB/s.
 const STREAM_WINDOW: u32 = 256 << 10;
 
-/// The flow-control window of all responses of a connection together: 4 MiB.
-const CONNECTION_WINDOW: u32 = 4 << 20;
+/// The flow-control window of all responses of a connection together: that of all requests, 250 MiB. Responses whose
+/// clients do not read must not stop those of other clients.
+const CONNECTION_WINDOW: u32 = 1_000 * STREAM_WINDOW;
+
+/// Bytes that small DATA frames of the server may take in `h2` beside their content, about 300 each: 64 MiB. Clients that
+/// do not read leave them there, and `h2` ends the connection beyond.
+const DATA_FRAME_BUDGET: usize = 64 << 20;
+
+/// Time in which the server may still send data of a request that was cancelled: 10 s.
+const RESET_MEMORY: Duration = Duration::from_secs(10);
 
 /// Bytes of one request's body that may be queued for the connection: 256 KiB.
 const SEND_BUFFER: usize = 256 << 10;
 
 /// Maximum number of requests in flight on one connection: 1,000, even if the server allows more.
 const MAX_STREAMS: usize = 1_000;
+
+/// Maximum number of cancelled requests of which the server may still send data: 4,000. For others, `h2` counts each DATA
+/// frame as a fault of the server.
+const MAX_RESET_STREAMS: usize = 4 * MAX_STREAMS;
 
 /// A connection to a server that many requests share. Cheap to clone.
 ///
@@ -99,6 +112,9 @@ pub async fn handshake<I: Io>(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER)
+        .data_frame_budget(DATA_FRAME_BUDGET)
+        .max_concurrent_reset_streams(MAX_RESET_STREAMS)
+        .reset_stream_duration(RESET_MEMORY)
         .handshake(io)
         .await
         .map_err(|error| error.into_io().unwrap_or_else(|| io::ErrorKind::InvalidData.into()))?;

@@ -32,16 +32,16 @@ async fn addresses() -> Running {
     .await
 }
 
-fn upstream(server: &Running, pool: PoolConfig) -> Upstream {
+pub(super) fn upstream(server: &Running, pool: PoolConfig) -> Upstream {
     Upstream::builder([format!("h2://{}", server.addr)]).pool(pool).attempts(1).build().unwrap()
 }
 
-async fn get(upstream: &Upstream) -> Result<Response, BoxError> {
+pub(super) async fn get(upstream: &Upstream) -> Result<Response, BoxError> {
     let request = Request::get("/").header("host", "a").body(Body::empty()).unwrap();
     within(upstream.clone().oneshot(request)).await
 }
 
-async fn text(response: Response) -> String {
+pub(super) async fn text(response: Response) -> String {
     let body = within(response.into_body().collect()).await.unwrap().to_bytes();
     String::from_utf8(body.to_vec()).unwrap()
 }
