@@ -2,6 +2,7 @@
 
 mod attacks;
 mod frames;
+mod legitimate;
 mod limits;
 mod requests;
 

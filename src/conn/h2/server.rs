@@ -1,6 +1,7 @@
 //! The server's HTTP/2 driver: one connection, one service, all streams in one task.
 
 mod admit;
+mod builder;
 mod deadlines;
 mod exchange;
 mod extended_connect;
@@ -19,10 +20,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{
-    Reason,
-    server::{Builder, Handshake},
-};
+use h2::{Reason, server::Handshake};
 
 use self::{exchange::Exchange, streams::Streams};
 use super::{
@@ -32,7 +30,7 @@ use super::{
 use crate::{
     HttpService,
     budget::Lease,
-    conn::{Config, Http2Config, Transport, request_log::next_connection_number, timer::Timer},
+    conn::{Config, Transport, request_log::next_connection_number, timer::Timer},
     net::{DrainWatch, GateWaiter, Io, clock},
     peer::{Peer, RequestId},
     proto::h2::Sent,
@@ -130,7 +128,7 @@ where
         let options = config.http2.clone().unwrap_or_default();
         let wire = Wire::of_client(io, read_ahead, config.write_rate, options.frames);
         let state = wire.state();
-        let handshake = builder(&options, &config).handshake(wire);
+        let handshake = builder::of(&options, &config).handshake(wire);
         let wakers = Wakers::default();
         Self {
             state: State::Handshake(handshake, accepted.checked_add(config.limits.head_timeout)),
@@ -153,28 +151,6 @@ where
             watch,
         }
     }
-}
-
-/// Returns a builder with the configured bounds.
-fn builder(options: &Http2Config, config: &Config) -> Builder {
-    let mut builder = Builder::new();
-    // Requests beyond what the workers take would wait here; at the client, another server may take them.
-    let admitted =
-        config.gate.max_requests().map_or(u32::MAX, |n| u32::try_from(n).unwrap_or(u32::MAX));
-    builder
-        .max_concurrent_streams(options.max_streams.min(admitted.max(1)))
-        .initial_window_size(options.stream_window)
-        .initial_connection_window_size(options.connection_window)
-        .max_header_list_size(u32::try_from(config.limits.head_bytes).unwrap_or(u32::MAX))
-        .max_send_buffer_size(options.send_buffer)
-        // Streams that were reset before they were served, and those that the client caused this server to reset
-        // (CVE-2025-8671).
-        .max_pending_accept_reset_streams(20)
-        .max_local_error_reset_streams(Some(100));
-    if options.extended_connect {
-        builder.enable_connect_protocol();
-    }
-    builder
 }
 
 impl<I: Io, S> Connection<I, S> {

@@ -1,0 +1,43 @@
+//! The bounds of a connection that `h2` checks.
+
+use std::time::Duration;
+
+use h2::server::Builder;
+
+use crate::conn::{Config, Http2Config};
+
+/// Maximum number of streams of a connection that the client may cause this server to reset by malformed frames, 200
+/// (CVE-2025-8671). They include the requests beyond `max_streams` that a client sends before it has read the SETTINGS,
+/// usually up to 100.
+const MAX_PROVOKED_RESETS: usize = 200;
+
+/// Time in which a client may still send data of a request that this server has reset: 10 s, for a slow connection whose
+/// buffers are full.
+const RESET_MEMORY: Duration = Duration::from_secs(10);
+
+/// Returns a builder with the configured bounds.
+pub(super) fn of(options: &Http2Config, config: &Config) -> Builder {
+    let mut builder = Builder::new();
+    // Requests beyond what the workers take would wait here; at the client, another server may take them.
+    let admitted =
+        config.gate.max_requests().map_or(u32::MAX, |n| u32::try_from(n).unwrap_or(u32::MAX));
+    let max_streams = options.max_streams.min(admitted.max(1));
+    let streams = usize::try_from(max_streams).unwrap_or(usize::MAX);
+    builder
+        .max_concurrent_streams(max_streams)
+        .initial_window_size(options.stream_window)
+        .initial_connection_window_size(options.connection_window)
+        .max_header_list_size(u32::try_from(config.limits.head_bytes).unwrap_or(u32::MAX))
+        .max_send_buffer_size(options.send_buffer)
+        // A client may cancel all of its requests before the first is served, for example while the gate is closed.
+        .max_pending_accept_reset_streams(streams)
+        // The data of a request that was answered early and reset is still on its way. For a stream that is no longer
+        // known, `h2` counts each of its frames as a reset that the client has provoked.
+        .max_concurrent_reset_streams(streams.saturating_mul(4))
+        .reset_stream_duration(RESET_MEMORY)
+        .max_local_error_reset_streams(Some(MAX_PROVOKED_RESETS));
+    if options.extended_connect {
+        builder.enable_connect_protocol();
+    }
+    builder
+}

@@ -1,0 +1,95 @@
+//! Clients that send many frames within the rules of the protocol are served.
+
+use super::{frames::*, *};
+
+const NO_ERROR: u32 = 0;
+
+/// A request without a body that is answered shows that the connection is alive.
+async fn is_served(raw: &mut Raw, stream: u32) {
+    raw.write(&frame(HEADERS, END_STREAM | END_HEADERS, stream, GET)).await;
+    loop {
+        let frame = raw.next().await.expect("the connection is open");
+        assert_ne!(frame.kind, GOAWAY, "{frame:?}");
+        if frame.kind == HEADERS && frame.stream == stream {
+            return;
+        }
+    }
+}
+
+fn update(stream: u32, n: u32) -> Vec<u8> {
+    frame(WINDOW_UPDATE, 0, stream, &n.to_be_bytes())
+}
+
+#[tokio::test]
+async fn each_data_frame_may_be_acknowledged_and_measured_with_any_window() {
+    const LEN: usize = 8_000;
+    let service = tower::service_fn(async |_: Request| {
+        Ok::<_, Infallible>(Response::new(Body::from(vec![b'x'; LEN])))
+    });
+    // As h2load -w 1 and -w 10 choose it.
+    for window in [1, (1 << 10) - 1] {
+        let mut served = serve(service, Config::new());
+        let mut raw = Raw::begin(&mut served, &[(4, window)]).await;
+        let responses = if window == 1 { 1 } else { 500 };
+        for stream in (0..responses).map(|i| 2 * i + 1) {
+            raw.write(&frame(HEADERS, END_STREAM | END_HEADERS, stream, GET)).await;
+            let mut received = 0;
+            loop {
+                let next = raw.next().await.expect("the connection is open");
+                assert_ne!(next.kind, GOAWAY, "{next:?}");
+                if next.kind != DATA {
+                    continue;
+                }
+                let n = u32::try_from(next.payload.len()).unwrap();
+                received += next.payload.len();
+                if n > 0 {
+                    let ping = frame(PING, 0, 0, &[7; 8]); // as gRPC does
+                    raw.write(&[update(0, n), update(stream, n), ping].concat()).await;
+                }
+                if next.flags & END_STREAM != 0 {
+                    break;
+                }
+            }
+            assert_eq!(received, LEN, "{window}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn all_requests_may_be_cancelled_before_the_first_is_served() {
+    let mut served = serve(tell(), Config::new());
+    let mut raw = Raw::begin(&mut served, &[]).await;
+    let cancelled = (0..100).map(|i| 2 * i + 1).flat_map(|stream| {
+        let request = frame(HEADERS, END_STREAM | END_HEADERS, stream, GET);
+        [request, frame(RST_STREAM, 0, stream, &8u32.to_be_bytes())].concat()
+    });
+    raw.write(&cancelled.collect::<Vec<u8>>()).await;
+    is_served(&mut raw, 201).await;
+}
+
+#[tokio::test]
+async fn data_of_uploads_that_were_refused_early_is_ignored() {
+    let service = tower::service_fn(async |request: Request| {
+        let status = if request.method() == "POST" { 413 } else { 200 };
+        Ok::<_, Infallible>(Response::builder().status(status).body(Body::empty()).unwrap())
+    });
+    let mut served = serve(service, Config::new());
+    let mut raw = Raw::begin(&mut served, &[]).await;
+    let streams = (0..100).map(|i| 2 * i + 1);
+    for stream in streams.clone() {
+        raw.write(&frame(HEADERS, END_HEADERS, stream, POST)).await;
+    }
+    for _ in streams.clone() {
+        let reset = raw.next_of(RST_STREAM).await.expect("the connection is open");
+        assert_eq!(reset.number(0), NO_ERROR);
+    }
+    for stream in streams {
+        raw.write(&frame(DATA, 0, stream, &[b'x'; 1000]).repeat(5)).await;
+    }
+    is_served(&mut raw, 201).await;
+    // The window of the ignored data was released.
+    let big = frame(DATA, 0, 203, &[b'x'; 16_000]);
+    raw.write(&frame(HEADERS, END_HEADERS, 203, POST)).await;
+    raw.write(&big.repeat(16)).await;
+    is_served(&mut raw, 205).await;
+}
