@@ -4,5 +4,6 @@ pub mod client;
 pub mod server;
 
 mod stream;
+mod unread;
 mod wakers;
 mod wire;

@@ -279,6 +279,7 @@ where
         // Before the state is checked: a waker that is queued but not polled would not be queued again.
         let waker = self.connection_waker.begin_poll().clone();
         let State::Open(connection) = &mut self.state else { return Poll::Pending };
+        self.wire.resume_reads();
         let mut cx = Context::from_waker(&waker);
         loop {
             // While the gate is closed, requests wait in `h2`, which has announced their maximum number.

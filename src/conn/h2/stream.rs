@@ -10,6 +10,7 @@ use bytes::{Buf, Bytes};
 use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::unread::Unread;
 use crate::net::Io;
 
 /// The data of both directions.
@@ -18,12 +19,23 @@ pub(super) struct H2Stream {
     send: SendStream<Bytes>,
     /// Data that was received and not yet read. The window is released when it is read.
     received: Bytes,
+    /// The data behind it.
+    unread: Unread,
     is_shut_down: bool,
 }
 
 impl H2Stream {
     pub(super) fn new(recv: RecvStream, send: SendStream<Bytes>) -> Self {
-        Self { recv, send, received: Bytes::new(), is_shut_down: false }
+        let (received, unread) = (Bytes::new(), Unread::default());
+        Self { recv, send, received, unread, is_shut_down: false }
+    }
+
+    /// Returns the data of the next frame; `None` at the end of the stream.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        match self.unread.pop() {
+            Some(data) => Poll::Ready(Some(Ok(data))),
+            None => self.recv.poll_data(cx),
+        }
     }
 }
 
@@ -34,7 +46,14 @@ fn broken(error: h2::Error) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, error)
 }
 
-impl Io for H2Stream {}
+impl Io for H2Stream {
+    fn receive_ahead(&mut self, cx: &mut Context<'_>) {
+        // An error is returned again by the next read.
+        while let Poll::Ready(Some(Ok(data))) = self.recv.poll_data(cx) {
+            self.unread.push(data);
+        }
+    }
+}
 
 impl AsyncRead for H2Stream {
     fn poll_read(
@@ -43,18 +62,25 @@ impl AsyncRead for H2Stream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        while this.received.is_empty() {
-            match ready!(this.recv.poll_data(cx)) {
-                Some(Ok(data)) => this.received = data,
-                Some(Err(error)) => return Poll::Ready(Err(broken(error))),
-                None => return Poll::Ready(Ok(())),
+        let before = buf.filled().len();
+        // All that has arrived, since each frame may be a message of a few bytes.
+        while buf.remaining() > 0 {
+            if this.received.is_empty() {
+                match this.poll_next(cx) {
+                    Poll::Ready(Some(Ok(data))) => this.received = data,
+                    // Anything else is returned again by the next read.
+                    _ if buf.filled().len() > before => break,
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(broken(error))),
+                    Poll::Ready(None) => return Poll::Ready(Ok(())),
+                    Poll::Pending => return Poll::Pending,
+                }
             }
+            let n = buf.remaining().min(this.received.len());
+            buf.put_slice(&this.received[..n]);
+            this.received.advance(n);
         }
-        let n = buf.remaining().min(this.received.len());
-        buf.put_slice(&this.received[..n]);
-        this.received.advance(n);
         // Cannot fail: the data has been received.
-        let _ = this.recv.flow_control().release_capacity(n);
+        let _ = this.recv.flow_control().release_capacity(buf.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 }

@@ -25,6 +25,10 @@ const MAX_COLLECTED: usize = 16 << 10;
 /// Minimum size of a write that is not copied: 8 KiB.
 const MIN_DIRECT: usize = 8 << 10;
 
+/// Small DATA frames after which reads pause until the requests have taken their data: 256. One read has up to 1,700
+/// more of them. `h2` would read on while the socket has bytes, and end the connection as a flood.
+const MAX_SMALL_DATA: u32 = 256;
+
 /// A stream for `h2`, which writes and flushes each frame separately. The frames of one poll are collected, and written
 /// by [`WireState::poll_flush`] at its end, so that all responses of a poll take one system call and one TLS record.
 pub(super) struct Wire<I>(WireState<I>);
@@ -93,6 +97,13 @@ impl<I> WireState<I> {
     /// Returns the flood of frames that the peer has sent, if there was one.
     pub(super) fn flood(&self) -> Option<Flood> {
         self.lock().progress.as_ref()?.flood
+    }
+
+    /// Continues reads after a pause, in which the requests have taken small pieces of data.
+    pub(super) fn resume_reads(&self) {
+        if let Some(progress) = &mut self.lock().progress {
+            progress.meter.reset_small_data();
+        }
     }
 
     /// Takes the records of written data, in exchange for an empty list.
@@ -169,6 +180,10 @@ impl<I: Io> State<I> {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.progress.as_ref().is_some_and(|progress| progress.flood.is_some()) {
             return Poll::Pending; // the connection is being closed by its own poll
+        }
+        if self.progress.as_ref().is_some_and(|p| p.meter.small_data() > MAX_SMALL_DATA) {
+            cx.waker().wake_by_ref(); // behind the requests that have been woken
+            return Poll::Pending;
         }
         let before = buf.filled().len();
         ready!(self.read_ahead.poll_read(&mut self.io, cx, buf))?;

@@ -1,5 +1,8 @@
 //! Clients that send many frames within the rules of the protocol are served.
 
+use http_body_util::BodyExt;
+use tokio::sync::Notify;
+
 use super::{frames::*, *};
 
 const NO_ERROR: u32 = 0;
@@ -92,4 +95,40 @@ async fn data_of_uploads_that_were_refused_early_is_ignored() {
     raw.write(&frame(HEADERS, END_HEADERS, 203, POST)).await;
     raw.write(&big.repeat(16)).await;
     is_served(&mut raw, 205).await;
+}
+
+#[tokio::test]
+async fn small_frames_of_an_upload_wait_for_their_reader() {
+    const FRAMES: usize = 20_000;
+    let may_read = Arc::new(Notify::new());
+    let read_when_told = {
+        let may_read = may_read.clone();
+        tower::service_fn(move |request: Request| {
+            let may_read = may_read.clone();
+            async move {
+                if request.method() == "GET" {
+                    return Ok::<_, Infallible>(Response::new(Body::empty()));
+                }
+                may_read.notified().await;
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                Ok(Response::new(Body::from(body)))
+            }
+        })
+    };
+    let mut served = serve(read_when_told, Config::new());
+    let mut raw = Raw::begin(&mut served, &[]).await;
+    raw.write(&frame(HEADERS, END_HEADERS, 1, POST)).await;
+    // In one write, so that the server can read all of them at once.
+    let frames = (0..FRAMES).map(|i| frame(DATA, 0, 1, &[u8::try_from(i % 251).unwrap()]));
+    let mut burst = frames.collect::<Vec<_>>().concat();
+    burst.extend(frame(DATA, END_STREAM, 1, b"end"));
+    raw.write(&burst).await;
+    is_served(&mut raw, 3).await;
+    may_read.notify_one();
+    let mut echo = Vec::new();
+    while echo.len() < FRAMES + 3 {
+        echo.extend(raw.next_of(DATA).await.expect("the connection is open").payload);
+    }
+    assert!(echo.iter().take(FRAMES).enumerate().all(|(i, byte)| usize::from(*byte) == i % 251));
+    assert!(echo.ends_with(b"end"));
 }

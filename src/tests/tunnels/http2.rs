@@ -95,6 +95,32 @@ fn websocket(path: &str) -> String {
 }
 
 #[tokio::test]
+async fn burst_of_small_messages_passes() {
+    const MESSAGES: usize = 20_000;
+    let server = echo(true).await;
+    let to_h1 = start(Upstream::new([format!("http://{}", server.addr)]).unwrap()).await;
+    let to_h2 = proxy_to_h2(&server).await;
+    for front in [&to_h1, &to_h2] {
+        let mut client = connect(front.addr).await;
+        let request = extended_connect(front.addr, "/chat");
+        let (response, mut send) = client.send_request(request, false).unwrap();
+        let response = within(response).await.unwrap();
+        assert_eq!(response.status(), 200);
+        // Within the windows, without a pause for the answers.
+        for _ in 0..MESSAGES {
+            send.send_data(Bytes::from_static(b"message"), false).unwrap();
+        }
+        send.send_data(Bytes::new(), true).unwrap();
+        let echoed = read(response.into_body()).await;
+        assert_eq!(echoed.len(), MESSAGES * "message".len() + "end".len());
+        assert!(echoed.ends_with(b"messageend"));
+    }
+    to_h2.stop().await;
+    to_h1.stop().await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn client_of_http2_reaches_a_server_of_http1() {
     let pair = pair(|b| b).await;
     let mut client = connect(pair.front.addr).await;

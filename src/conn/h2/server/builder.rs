@@ -11,6 +11,10 @@ use crate::conn::{Config, Http2Config};
 /// usually up to 100.
 const MAX_PROVOKED_RESETS: usize = 200;
 
+/// Bytes that DATA frames of less than 256 bytes may take in `h2` beside their content: 1 MiB, for 4,100 frames of a
+/// byte. They wait there until the driver polls their requests.
+const DATA_FRAME_BUDGET: usize = 1 << 20;
+
 /// Time in which a client may still send data of a request that this server has reset: 10 s, for a slow connection whose
 /// buffers are full.
 const RESET_MEMORY: Duration = Duration::from_secs(10);
@@ -29,6 +33,7 @@ pub(super) fn of(options: &Http2Config, config: &Config) -> Builder {
         .initial_connection_window_size(options.connection_window)
         .max_header_list_size(u32::try_from(config.limits.head_bytes).unwrap_or(u32::MAX))
         .max_send_buffer_size(options.send_buffer)
+        .data_frame_budget(DATA_FRAME_BUDGET)
         // A client may cancel all of its requests before the first is served, for example while the gate is closed.
         .max_pending_accept_reset_streams(streams)
         // The data of a request that was answered early and reset is still on its way. For a stream that is no longer

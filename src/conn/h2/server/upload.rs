@@ -1,16 +1,18 @@
 //! `Upload`: forwards the body of a request from `h2` to its reader.
 
 use std::{
+    ops::ControlFlow::{self, Break, Continue},
     task::{Context, Poll},
     time::Instant,
 };
 
+use bytes::Bytes;
 use h2::RecvStream;
 use http::HeaderMap;
 
 use crate::{
     body::{Body, Sender},
-    conn::thread_buffers::detach,
+    conn::{h2::unread::Unread, thread_buffers::detach},
     error::{Error, Kind},
     peer::RateMeter,
     proto::h1::{Fault, Limits},
@@ -22,6 +24,8 @@ use crate::{
 /// that stops reading stops the client.
 pub(super) struct Upload {
     recv: RecvStream,
+    /// Data that the reader has not taken, and whose window is not released.
+    unread: Unread,
     sender: Sender,
     began: Instant,
     /// The time of the last data, while the reader waits for the client.
@@ -75,6 +79,7 @@ pub(super) fn open_body(
     }
     let upload = Upload {
         recv,
+        unread: Unread::default(),
         sender,
         began: now,
         waits_since: None,
@@ -112,7 +117,16 @@ impl Upload {
             match self.sender.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_gone)) => return Progress::Ended,
-                Poll::Pending => return Progress::Paused,
+                Poll::Pending => {
+                    self.receive(cx);
+                    return Progress::Paused;
+                }
+            }
+            if let Some(data) = self.unread.pop() {
+                if self.forward(data, limits, now).is_break() {
+                    return Progress::Ended;
+                }
+                continue;
             }
             if self.has_data {
                 return match self.recv.poll_trailers(cx) {
@@ -124,11 +138,7 @@ impl Upload {
             match self.recv.poll_data(cx) {
                 Poll::Ready(Some(Ok(data))) => {
                     self.expects_continue = false;
-                    // Cannot fail: the data has been received.
-                    let _ = self.recv.flow_control().release_capacity(data.len());
-                    self.meter.record(limits.body_rate, now, data.len() as u64);
-                    self.waits_since = self.waits_since.map(|_| now);
-                    if self.sender.send(detach(data)).is_err() {
+                    if self.forward(detach(data), limits, now).is_break() {
                         return Progress::Ended;
                     }
                 }
@@ -144,6 +154,24 @@ impl Upload {
                 }
                 Poll::Pending => return Progress::Waits,
             }
+        }
+    }
+
+    /// Passes data to the reader, and releases its window.
+    fn forward(&mut self, data: Bytes, limits: &Limits, now: Instant) -> ControlFlow<()> {
+        // Cannot fail: the data has been received.
+        let _ = self.recv.flow_control().release_capacity(data.len());
+        self.meter.record(limits.body_rate, now, data.len() as u64);
+        self.waits_since = self.waits_since.map(|_| now);
+        if self.sender.send(data).is_err() { Break(()) } else { Continue(()) }
+    }
+
+    /// Takes received data out of `h2` while the reader does not read. The window bounds it.
+    fn receive(&mut self, cx: &mut Context<'_>) {
+        // An error is returned again when the reader reads.
+        while let Poll::Ready(Some(Ok(data))) = self.recv.poll_data(cx) {
+            self.expects_continue = false;
+            self.unread.push(data);
         }
     }
 
@@ -188,5 +216,15 @@ impl Upload {
         let total = self.began.checked_add(limits.body_total_timeout);
         let pause = since.checked_add(limits.body_timeout);
         [pause, total, self.meter.deadline()].into_iter().flatten().min()
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        // `h2` would release it at the end of the stream, and other requests of the connection may need it before.
+        let unread = self.unread.len();
+        if unread > 0 {
+            let _ = self.recv.flow_control().release_capacity(unread);
+        }
     }
 }
