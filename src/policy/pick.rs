@@ -12,6 +12,7 @@
 //! | [`Sticky`] | the endpoint that a signed cookie names, otherwise that of another policy | one lookup |
 //! | [`Tiers`] | an endpoint of the best tier, or of the local zone, picked by another policy | constant |
 
+mod alias;
 mod candidate;
 mod candidates;
 mod first;

@@ -1,27 +1,27 @@
 //! `LeastOutstanding`: the endpoint with the fewest requests in flight.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    hint::select_unpredictable,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use super::{
-    Candidate, Candidates, Pick, Prepared,
+    Candidates, Pick, Prepared,
+    alias::AliasTable,
     rng::{mix, scale},
-    shares::Shares,
 };
 
 /// Maximum size of a set in which every endpoint is checked: 64. A check costs about 3 ns.
 const MAX_EXACT: usize = 64;
 
-/// Number of endpoints of a larger set that are checked, if all have the same weight: 5.
+/// Number of endpoints of a larger set that are checked: 5.
 const SAMPLES: u64 = 5;
-
-/// Number of endpoints of a larger set that are checked, if weights differ: 3, since each costs a search by weight.
-const WEIGHTED_SAMPLES: u64 = 3;
 
 /// Picks the endpoint with the fewest requests in flight relative to its weight.
 ///
 /// It rotates among equals, so that idle endpoints share the requests. In a set of up to 64 endpoints it checks every
-/// one. In a larger set it is not exact: it checks five at random, or three by weight if weights differ, and all if none
-/// of these is eligible.
+/// one. In a larger set it is not exact: it checks five at random, by weight if weights differ, and all if none of these
+/// is eligible.
 ///
 /// ```
 /// use vestibule::policy::pick::{Candidate, Candidates, LeastOutstanding, Pick};
@@ -58,7 +58,7 @@ impl Pick for LeastOutstanding {
         if candidates.len() <= MAX_EXACT || candidates.is_uniform() {
             return Prepared::default();
         }
-        Prepared::new(Shares::new(candidates))
+        Prepared::new(AliasTable::new(candidates))
     }
 }
 
@@ -68,32 +68,37 @@ fn sample(candidates: Candidates<'_>, turn: u64) -> Option<usize> {
     if n <= MAX_EXACT {
         return None;
     }
+    let bits = |i| mix(turn.wrapping_mul(SAMPLES).wrapping_add(i));
     if candidates.is_uniform() {
-        let bits = |i| mix(turn.wrapping_mul(SAMPLES).wrapping_add(i));
         return least_loaded(candidates, (0..SAMPLES).map(|i| scale(bits(i), n)));
     }
-    let shares = candidates.prepared::<Shares>()?;
-    let bits = |i| mix(turn.wrapping_mul(WEIGHTED_SAMPLES).wrapping_add(i));
-    least_loaded(candidates, (0..WEIGHTED_SAMPLES).filter_map(|i| shares.random(bits(i))))
+    let table = candidates.prepared::<AliasTable>()?;
+    least_loaded(candidates, (0..SAMPLES).filter_map(|i| table.get(bits(i))))
 }
 
-/// Returns the least loaded eligible endpoint of these, the first one of equals.
+/// Returns the least loaded eligible endpoint of these, relative to the weights, the first one of equals.
 fn least_loaded(candidates: Candidates<'_>, indices: impl Iterator<Item = usize>) -> Option<usize> {
-    let mut best: Option<(usize, Candidate<'_>)> = None;
+    let (mut best, mut best_load, mut best_weight) = (None, u64::MAX, 1);
     for index in indices {
         let candidate = candidates.get(index);
-        let is_better = best.is_none_or(|(_, best)| candidate.is_less_loaded_than(&best));
-        if candidate.is_eligible() && is_better {
-            best = Some((index, candidate));
-        }
+        let load = (candidate.in_flight as u64).saturating_add(1);
+        let weight = candidate.effective_weight();
+        // load / weight < best_load / best_weight, multiplied by both weights.
+        let is_less =
+            u128::from(load) * u128::from(best_weight) < u128::from(best_load) * u128::from(weight);
+        let is_better = candidate.is_eligible() & is_less;
+        // Without branches, which a processor would often predict wrongly: the loads are random.
+        best = select_unpredictable(is_better, Some(index), best);
+        best_load = select_unpredictable(is_better, load, best_load);
+        best_weight = select_unpredictable(is_better, weight, best_weight);
     }
-    best.map(|(index, _)| index)
+    best
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::pick::Source;
+    use crate::policy::pick::{Candidate, Source};
 
     /// Candidates, and whether their weights are equal.
     struct Set(Vec<Candidate<'static>>, bool);

@@ -2,8 +2,9 @@
 
 use super::{
     Candidates, Pick, Prepared,
+    alias::AliasTable,
     rng::{Rng, scale},
-    shares::{self, Shares},
+    shares,
 };
 
 /// Picks a random endpoint by weight.
@@ -46,11 +47,11 @@ impl Pick for Random {
         let next = || self.rng.next();
         if candidates.is_uniform() {
             shares::pick(candidates, next, |bits| (n > 0).then(|| scale(bits, n)))
-        } else if let Some(shares) = candidates.prepared::<Shares>() {
-            shares::pick(candidates, next, |bits| shares.random(bits))
+        } else if let Some(table) = candidates.prepared::<AliasTable>() {
+            shares::pick(candidates, next, |bits| table.get(bits))
         } else {
-            let shares = Shares::new(candidates);
-            shares::pick(candidates, next, |bits| shares.random(bits))
+            let table = AliasTable::new(candidates);
+            shares::pick(candidates, next, |bits| table.get(bits))
         }
     }
 
@@ -58,6 +59,6 @@ impl Pick for Random {
         if candidates.is_uniform() {
             return Prepared::default();
         }
-        Prepared::new(Shares::new(candidates))
+        Prepared::new(AliasTable::new(candidates))
     }
 }

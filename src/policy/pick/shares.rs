@@ -38,12 +38,6 @@ impl Shares {
         let position = u128::from(position) * u128::from(self.stride) % u128::from(self.total);
         Some(self.at(u64::try_from(position).expect("below the total")))
     }
-
-    /// Returns the endpoint of a random number.
-    pub(super) fn random(&self, bits: u64) -> Option<usize> {
-        let position = (u128::from(bits) * u128::from(self.total)) >> 64;
-        (self.total > 0).then(|| self.at(u64::try_from(position).expect("below the total")))
-    }
 }
 
 /// Returns the first eligible endpoint in a sequence of turns. `next` returns the number of a turn, and `owner` its
@@ -131,6 +125,6 @@ mod tests {
             assert!(seen.into_iter().eq(0..total as usize), "{total}");
         }
         let none = Shares::new(Candidates::new(&[]));
-        assert_eq!((none.smooth(1), none.random(1)), (None, None));
+        assert_eq!(none.smooth(1), None);
     }
 }
