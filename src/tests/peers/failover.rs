@@ -1,9 +1,11 @@
 //! Three nginx behind the proxy, which come and go under load.
 
 mod faults;
+mod partition;
 
 use std::{
     fs,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
@@ -69,17 +71,14 @@ struct Load {
 
 impl Load {
     /// Each client sends these methods in turn.
-    fn start(site: &Site, methods: &'static [&'static str]) -> Self {
+    fn start(front: SocketAddr, methods: &'static [&'static str]) -> Self {
         let (done, is_over) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
         let client = |_| {
-            let (done, is_over, addr) = (done.clone(), is_over.clone(), site.front.addr);
+            let (done, is_over) = (done.clone(), is_over.clone());
             tokio::spawn(async move {
                 let mut failed = Vec::new();
                 for method in methods.iter().cycle() {
-                    let request = format!(
-                        "{method} /hello HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-                    );
-                    let answer = exchange(addr, request).await;
+                    let answer = ask(front, method).await;
                     if statuses(&answer) != [200] {
                         failed.push(format!("{method}: {answer}"));
                     }
@@ -98,12 +97,7 @@ impl Load {
     /// Waits for more answers.
     async fn go_on(&self) {
         let end = self.done.load(Relaxed) + REQUESTS * CLIENTS;
-        within(async {
-            while self.done.load(Relaxed) < end {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        until(|| self.done.load(Relaxed) >= end).await;
     }
 
     async fn stop(self) -> Vec<String> {
@@ -116,11 +110,31 @@ impl Load {
     }
 }
 
+/// Sends a request with its own number, which a server repeats, and returns the response.
+async fn ask(front: SocketAddr, method: &str) -> String {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let number = NEXT.fetch_add(1, Relaxed);
+    let head = format!("{method} /hello?n={number} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n");
+    let answer = exchange(front, head + "Connection: close\r\n\r\n").await;
+    let is_own = answer.to_lowercase().contains(&format!("\r\nx-number: {number}\r\n"));
+    assert!(is_own || statuses(&answer) != [200], "of another request than {number}: {answer}");
+    answer
+}
+
+async fn until(is_met: impl Fn() -> bool) {
+    within(async {
+        while !is_met() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 #[cfg_attr(not(peer_nginx), ignore = "apt-get install nginx")]
 async fn killed_nginx_fails_no_idempotent_request() {
     let mut site = Site::start().await;
-    let load = Load::start(&site, &["GET", "HEAD"]);
+    let load = Load::start(site.front.addr, &["GET", "HEAD"]);
     load.go_on().await;
     let killed = site.servers[1].take().unwrap();
     let addr = killed.addr;
@@ -131,12 +145,7 @@ async fn killed_nginx_fails_no_idempotent_request() {
     site.servers[1] = Some(Nginx::start(site.dirs[1].path(), addr, "").await);
     // It comes back by itself, when its ejection is over.
     let back = site.upstream.balance().endpoint(&key).unwrap();
-    within(async {
-        while back.failures() > 0 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(|| back.failures() == 0).await;
     load.go_on().await;
     let failed = load.stop().await;
     assert_eq!(failed, Vec::<String>::new());
@@ -147,7 +156,7 @@ async fn killed_nginx_fails_no_idempotent_request() {
 #[cfg_attr(not(peer_nginx), ignore = "apt-get install nginx")]
 async fn rolling_restart_of_drained_nginx_fails_no_request() {
     let mut site = Site::start().await;
-    let load = Load::start(&site, &["POST", "GET"]);
+    let load = Load::start(site.front.addr, &["POST", "GET"]);
     load.go_on().await;
     for index in 0..3 {
         let key = site.servers[index].as_ref().unwrap().addr.to_string();
@@ -180,28 +189,18 @@ async fn nginx_joins_and_leaves_under_load_without_a_failed_request() {
     lines(&site, None);
     let source = FileSource::with_interval(&list, std::time::Duration::from_millis(10));
     let task = tokio::spawn(site.upstream.follow(source));
-    let load = Load::start(&site, &["POST", "GET"]);
+    let load = Load::start(site.front.addr, &["POST", "GET"]);
     load.go_on().await;
     let balance = site.upstream.balance().clone();
     for index in [0, 2] {
         let key = site.servers[index].as_ref().unwrap().addr.to_string();
         let leaves = balance.endpoint(&key).unwrap();
         lines(&site, Some(index));
-        within(async {
-            while balance.endpoint(&key).is_some() {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        until(|| balance.endpoint(&key).is_none()).await;
         within(leaves.idle()).await;
         site.restart(index).await;
         lines(&site, None);
-        within(async {
-            while balance.endpoint(&key).is_none() {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        until(|| balance.endpoint(&key).is_some()).await;
         load.go_on().await;
     }
     let failed = load.stop().await;

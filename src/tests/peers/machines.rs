@@ -65,12 +65,13 @@ impl Network {
             ip(&["netns", "add", name]);
             ip(&["-n", name, "link", "set", "lo", "up"]);
         }
-        ip(&["-n", front, "link", "add", "br0", "type", "bridge"]);
+        ip(&["-n", front, "link", "add", "br0", "address", &mac("10.77.0.1"), "type", "bridge"]);
         ip(&["-n", front, "addr", "add", "10.77.0.1/24", "dev", "br0"]);
         ip(&["-n", front, "link", "set", "br0", "up"]);
         for (n, name) in (2..).zip(others) {
             let (port, address) = (format!("p{n}"), format!("10.77.0.{n}/24"));
-            let peer = ["type", "veth", "peer", "name", "eth0", "netns", name];
+            let mac = mac(&format!("10.77.0.{n}"));
+            let peer = ["type", "veth", "peer", "name", "eth0", "address", &mac, "netns", name];
             ip(&[&["-n", front, "link", "add", &port], &peer[..]].concat());
             ip(&["-n", front, "link", "set", &port, "master", "br0", "up"]);
             ip(&["-n", name, "addr", "add", &address, "dev", "eth0"]);
@@ -83,6 +84,29 @@ impl Network {
         let machines = [machine(0), machine(1), machine(2)];
         (network, machines)
     }
+}
+
+impl Network {
+    /// Connects a machine other than the first to the network, or separates it. All packets to and from a separated
+    /// machine are lost, without a message.
+    pub(super) fn set_link(&self, machine: &Machine, is_up: bool) {
+        let (front, name) = (&self.0[0], machine.namespace.as_ref().unwrap());
+        if !is_up {
+            // Neighbours stay known. Otherwise the kernel would report that a host is unreachable.
+            for (from, device, to) in
+                [(front, "br0", machine.ip.as_str()), (name, "eth0", "10.77.0.1")]
+            {
+                ip(&["-n", from, "neigh", "replace", to, "lladdr", &mac(to), "dev", device]);
+            }
+        }
+        let port = format!("p{}", machine.ip.rsplit('.').next().unwrap());
+        ip(&["-n", front, "link", "set", &port, if is_up { "up" } else { "down" }]);
+    }
+}
+
+/// Returns the hardware address of a machine.
+fn mac(address: &str) -> String {
+    format!("02:00:00:00:00:0{}", address.rsplit('.').next().unwrap())
 }
 
 impl Drop for Network {

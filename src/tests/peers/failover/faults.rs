@@ -1,10 +1,6 @@
 //! Servers that become slow, and that come and go.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    sync::atomic::AtomicU64,
-    time::Duration,
-};
+use std::{net::Ipv4Addr, sync::atomic::AtomicU64, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -85,7 +81,7 @@ async fn server_that_becomes_slow_loses_its_share_of_requests() {
     let direct = std::mem::replace(&mut site.front, start(site.upstream.clone()).await);
     direct.stop().await;
 
-    let load = Load::start(&site, &["GET"]);
+    let load = Load::start(site.front.addr, &["GET"]);
     load.go_on().await;
     let shares = next_shares(&site, &load).await;
     assert!(shares.iter().all(|&share| share >= 5), "all have some: {shares:?}");
@@ -105,7 +101,7 @@ async fn server_that_becomes_slow_loses_its_share_of_requests() {
 #[cfg_attr(not(peer_nginx), ignore = "apt-get install nginx")]
 async fn flapping_nginx_fails_no_idempotent_request() {
     let mut site = Site::start().await;
-    let load = Load::start(&site, &["GET", "HEAD"]);
+    let load = Load::start(site.front.addr, &["GET", "HEAD"]);
     for _ in 0..4 {
         load.go_on().await;
         site.restart(1).await;
