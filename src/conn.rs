@@ -22,6 +22,7 @@ pub mod client;
 mod config;
 mod delivery;
 pub mod fcgi;
+mod first_read;
 pub mod h1;
 #[cfg(feature = "h2")]
 pub mod h2;

@@ -4,13 +4,17 @@ use std::{
     collections::VecDeque,
     fmt,
     sync::{Arc, PoisonError},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
+use super::{
+    pipe::Pipe,
+    segment::{PollSegment, Segment},
+};
 use crate::{
     error::{BoxError, Error, Kind},
     sync::{Mutex, MutexGuard},
@@ -23,8 +27,24 @@ pub const CHANNEL_CAPACITY: usize = 64 << 10;
 /// number.
 const MIN_PIECE_COST: usize = 256;
 
-fn cost(piece: &Bytes) -> usize {
-    piece.len().max(MIN_PIECE_COST)
+/// A queued part of a body.
+enum Piece {
+    Bytes(Bytes),
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only drivers make them"))]
+    Pipe(Pipe),
+}
+
+impl Piece {
+    fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Pipe(pipe) => pipe.len(),
+        }
+    }
+
+    fn cost(&self) -> usize {
+        self.len().max(MIN_PIECE_COST)
+    }
 }
 
 /// The reader of the body was dropped.
@@ -34,7 +54,7 @@ pub struct ReaderDropped;
 
 pub(super) fn new(len: Option<u64>) -> (Sender, Receiver) {
     let shared = Arc::new(Mutex::new(State { remaining: len, ..State::default() }));
-    (Sender { shared: Some(shared.clone()) }, Receiver { shared })
+    (Sender { shared: Some(shared.clone()) }, Receiver { shared, pipe: None })
 }
 
 type Shared = Arc<Mutex<State>>;
@@ -42,7 +62,7 @@ type Shared = Arc<Mutex<State>>;
 #[derive(Default)]
 struct State {
     /// Has no empty pieces; their costs add up to `queued`.
-    queue: VecDeque<Bytes>,
+    queue: VecDeque<Piece>,
     queued: usize,
     trailers: Option<HeaderMap>,
     /// Set once by the sender: the end or the error that follows the queue.
@@ -51,6 +71,8 @@ struct State {
     remaining: Option<u64>,
     /// Whether the reader has polled and found the queue empty.
     has_demand: bool,
+    /// Whether the reader takes pipes.
+    accepts_pipes: bool,
     reader_dropped: bool,
     reader: Option<Waker>,
     sender: Option<Waker>,
@@ -138,16 +160,32 @@ impl Sender {
     /// # Errors
     /// [`ReaderDropped`] if the reader was dropped; so is the piece.
     pub fn send(&self, data: Bytes) -> Result<(), ReaderDropped> {
+        self.send_piece(Piece::Bytes(data))
+    }
+
+    /// Returns whether the reader can move pipes to a socket.
+    #[cfg(feature = "server")]
+    pub(crate) fn accepts_pipes(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| lock(shared).accepts_pipes)
+    }
+
+    /// Sends the bytes in a pipe, like [`send`](Self::send).
+    #[cfg(feature = "server")]
+    pub(crate) fn send_pipe(&self, pipe: Pipe) -> Result<(), ReaderDropped> {
+        self.send_piece(Piece::Pipe(pipe))
+    }
+
+    fn send_piece(&self, piece: Piece) -> Result<(), ReaderDropped> {
         let Some(shared) = &self.shared else { return Err(ReaderDropped) };
         let mut s = lock(shared);
         if s.reader_dropped {
             return Err(ReaderDropped);
         }
-        if data.is_empty() {
+        if piece.len() == 0 {
             return Ok(());
         }
-        s.queued += cost(&data);
-        s.queue.push_back(data);
+        s.queued += piece.cost();
+        s.queue.push_back(piece);
         let waker = s.reader.take();
         drop(s);
         wake(waker);
@@ -199,23 +237,59 @@ impl fmt::Debug for Sender {
 /// The receiving end, inside a [`Body`](super::Body).
 pub(crate) struct Receiver {
     shared: Shared,
+    /// A pipe that is being read.
+    pipe: Option<Pipe>,
 }
 
 impl Receiver {
+    /// Lets the sender send pipes.
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only drivers take them"))]
+    pub(super) fn accept_pipes(&self) {
+        lock(&self.shared).accepts_pipes = true;
+    }
+
+    /// Polls a frame. The bytes of a pipe are read.
     pub(super) fn poll_frame(
-        &self,
+        &mut self,
         cx: &Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        loop {
+            if let Some(pipe) = &mut self.pipe {
+                match pipe.read_next()? {
+                    Some(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                    None => self.pipe = None,
+                }
+            }
+            return Poll::Ready(match ready!(self.poll_segment(cx)?) {
+                None => None,
+                Some(Segment::Bytes(data)) => Some(Ok(Frame::data(data))),
+                Some(Segment::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
+                Some(Segment::Pipe(pipe)) => {
+                    self.pipe = Some(pipe);
+                    continue;
+                }
+                Some(Segment::File(_)) => unreachable!("a channel has no files"),
+            });
+        }
+    }
+
+    pub(super) fn poll_segment(&mut self, cx: &Context<'_>) -> PollSegment {
+        if let Some(pipe) = self.pipe.take().filter(|pipe| !pipe.is_empty()) {
+            return Poll::Ready(Some(Ok(Segment::Pipe(pipe))));
+        }
         let mut s = lock(&self.shared);
-        let out = if let Some(data) = s.queue.pop_front() {
-            s.queued -= cost(&data);
+        let out = if let Some(piece) = s.queue.pop_front() {
+            s.queued -= piece.cost();
             s.has_demand = false;
             if let Some(remaining) = &mut s.remaining {
-                *remaining = remaining.saturating_sub(data.len() as u64);
+                *remaining = remaining.saturating_sub(piece.len() as u64);
             }
-            Poll::Ready(Some(Ok(Frame::data(data))))
+            Poll::Ready(Some(Ok(match piece {
+                Piece::Bytes(data) => Segment::Bytes(data),
+                Piece::Pipe(pipe) => Segment::Pipe(pipe),
+            })))
         } else if let Some(trailers) = s.trailers.take() {
-            Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+            Poll::Ready(Some(Ok(Segment::Trailers(trailers))))
         } else {
             match s.end.take() {
                 Some(Ok(())) => {
@@ -241,14 +315,21 @@ impl Receiver {
 
     pub(super) fn is_end(&self) -> bool {
         let s = lock(&self.shared);
-        s.queue.is_empty() && s.trailers.is_none() && matches!(s.end, Some(Ok(())))
+        self.pending_len() == 0
+            && s.queue.is_empty()
+            && s.trailers.is_none()
+            && matches!(s.end, Some(Ok(())))
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
         match lock(&self.shared).remaining {
-            Some(remaining) => SizeHint::with_exact(remaining),
+            Some(remaining) => SizeHint::with_exact(remaining + self.pending_len()),
             None => SizeHint::default(),
         }
+    }
+
+    fn pending_len(&self) -> u64 {
+        self.pipe.as_ref().map_or(0, |pipe| pipe.len() as u64)
     }
 }
 

@@ -16,7 +16,8 @@ use crate::{budget::Budget, error::BoxError};
 pub(crate) enum Segment {
     Bytes(Bytes),
     File(FileSlice),
-    /// Only of a body that [accepts pipes](Body::accept_pipes).
+    /// Only of a body that accepts pipes, [of its own](Body::accept_pipes) or [of its
+    /// sender](Body::accept_sent_pipes).
     Pipe(Pipe),
     Trailers(HeaderMap),
 }
@@ -132,6 +133,13 @@ impl Body {
         }
     }
 
+    /// Lets a channel return segments in pipes, which its sender counts in a budget. Other bodies return none.
+    pub(crate) fn accept_sent_pipes(&self) {
+        if let Kind::Channel(channel) = &self.0 {
+            channel.accept_pipes();
+        }
+    }
+
     /// Polls the next segment of any body.
     pub(crate) fn poll_segment(&mut self, cx: &mut Context<'_>) -> PollSegment {
         match &mut self.0 {
@@ -140,7 +148,8 @@ impl Body {
                 Kind::File(file) if !file.is_empty() => Poll::Ready(Some(Ok(Segment::File(file)))),
                 _ => Poll::Ready(None),
             },
-            Kind::Empty | Kind::Bytes(_) | Kind::Channel(_) | Kind::Boxed(_) => {
+            Kind::Channel(c) => c.poll_segment(cx),
+            Kind::Empty | Kind::Bytes(_) | Kind::Boxed(_) => {
                 let frame = ready!(http_body::Body::poll_frame(Pin::new(self), cx)?);
                 Poll::Ready(frame.and_then(|frame| match frame.into_data() {
                     Ok(data) => Some(Ok(Segment::Bytes(data))),

@@ -3,7 +3,6 @@
 //! It drives the client side of any [`Protocol`]: [HTTP/1.1](super::h1::client) and [FastCGI](super::fcgi).
 
 mod exchange;
-mod first_read;
 mod incoming;
 mod protocol;
 mod upload;
@@ -21,6 +20,7 @@ use http::Request;
 
 use super::{
     Checkin, Delivery,
+    first_read::FirstRead,
     output::{AfterFlush, Output},
     thread_buffers,
     timer::Timer,
@@ -31,8 +31,6 @@ use crate::{
     net::{Io, clock},
     peer::MinRate,
 };
-
-use first_read::FirstRead;
 
 pub use exchange::Exchange;
 pub use protocol::Protocol;

@@ -10,6 +10,7 @@ mod replay;
 mod secured;
 mod shared;
 mod shared_unread;
+mod uploads;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -123,6 +123,12 @@ impl<P: Protocol, I: Io, C: Checkin<Connection<P, I>>> Exchange<P, I, C> {
         if let Some(parts) = &self.outgoing.parts {
             state.core.begin_request(parts);
         }
+        if P::sends_any_length()
+            && state.io.can_splice()
+            && let Some(upload) = &self.outgoing.upload
+        {
+            upload.accept_pipes();
+        }
         self.connection = Some(connection);
     }
 }
@@ -271,7 +277,7 @@ impl<P: Protocol, C> Outgoing<P, C> {
         }
         let state = &mut *connection.state;
         if state.io.can_splice() {
-            state.first_read.record_response(state.core.unframed_body());
+            state.first_read.record_head(state.core.unframed_body());
         }
         let mut buffered = BufferedBody::default();
         loop {

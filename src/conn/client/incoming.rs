@@ -11,13 +11,15 @@ use http_body::SizeHint;
 
 use super::{
     Cause, Connection, Protocol, State,
-    first_read::MIN_SPLICED,
     upload::{Upload, pump},
 };
 use crate::{
     body::{Pipe, PollSegment, Segment, Segments},
     budget::Budget,
-    conn::Checkin,
+    conn::{
+        Checkin,
+        first_read::{MIN_SPLICED, is_no_splice},
+    },
     net::{Io, clock},
     proto::h1::Event,
 };
@@ -171,9 +173,7 @@ fn poll_read<P: Protocol, I: Io>(
                 return Poll::Ready(Ok(Read::Pipe(pipe)));
             }
             // Not this kind of socket.
-            Err(e)
-                if matches!(e.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput) => {
-            }
+            Err(e) if is_no_splice(&e) => {}
             Err(e) => return Poll::Ready(Err(e)),
         }
     }

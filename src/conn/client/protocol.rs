@@ -85,6 +85,11 @@ pub(crate) mod sealed {
             0
         }
 
+        /// Returns whether `send_data` always takes the whole length.
+        fn sends_any_length() -> bool {
+            false
+        }
+
         /// Records that `n` of these bytes were moved elsewhere. `input` must be empty.
         fn recv_moved(&mut self, _now: Instant, _n: usize) -> Result<(), Self::Misuse> {
             Ok(())

@@ -33,6 +33,11 @@ impl Upload {
         self.body
     }
 
+    /// Lets the body come in pipes, for a connection that can send them.
+    pub(super) fn accept_pipes(&self) {
+        self.body.accept_sent_pipes();
+    }
+
     fn poll_segment(
         &mut self,
         cx: &mut Context<'_>,
@@ -78,8 +83,11 @@ pub(super) fn pump<P: Protocol, I: Io>(
                 output.push_file(file, tail);
                 continue;
             }
-            Poll::Ready(Some(Ok(Segment::Pipe(_)))) => {
-                unreachable!("the body of a request is not asked for pipes")
+            Poll::Ready(Some(Ok(Segment::Pipe(pipe)))) => {
+                let (n, tail) = core.send_data(pipe.len(), output.head()).map_err(Cause::Misuse)?;
+                debug_assert_eq!(n, pipe.len(), "pipes are for protocols that take any length");
+                output.push_pipe(pipe, tail);
+                continue;
             }
             Poll::Ready(Some(Ok(Segment::Trailers(trailers)))) => Some(trailers),
             Poll::Ready(None) => None,

@@ -119,6 +119,10 @@ impl Protocol for Core {
         Self::remaining_body(self).unwrap_or(0)
     }
 
+    fn sends_any_length() -> bool {
+        true
+    }
+
     fn recv_moved(&mut self, now: Instant, n: usize) -> Result<(), Misuse> {
         Self::recv_moved(self, now, n)
     }

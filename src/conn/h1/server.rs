@@ -3,6 +3,7 @@
 mod active;
 mod driver;
 mod exchange;
+mod idle;
 mod upload;
 
 use std::{
@@ -18,11 +19,13 @@ use bytes::BytesMut;
 use self::{
     active::{Phase, Stage},
     driver::Driver,
+    idle::Idle,
 };
 use crate::{
     HttpService,
     conn::{
         Config, Transport,
+        first_read::FirstRead,
         output::AfterFlush,
         request_log::next_connection_number,
         timer::Timer,
@@ -97,7 +100,8 @@ where
     /// Creates the driver of a stream at its first request.
     pub fn new(transport: Transport<I>, service: S, config: Arc<Config>) -> Self {
         let Transport { io, peer, read_ahead, accepted, watch } = transport;
-        let mut phase = Phase::Idle(IdleState::new(accepted));
+        let idle = Idle::new(IdleState::new(accepted), FirstRead::default());
+        let mut phase = Phase::Idle(idle);
         if !read_ahead.is_empty() {
             phase.activate(&config.limits).input = read_ahead;
         }
@@ -135,7 +139,7 @@ where
         if result.is_pending()
             && let Phase::Idle(idle) = phase
             && driver.watch.is_shed_requested()
-            && idle.since() + MIN_IDLE_BEFORE_SHED <= clock::now()
+            && idle.core().since() + MIN_IDLE_BEFORE_SHED <= clock::now()
             && driver.watch.claim_shed()
         {
             return Poll::Ready(Ok(())); // idle: closed so that another client is admitted
@@ -157,7 +161,7 @@ impl<I: Io, S> Connection<I, S> {
     pub fn into_parts(mut self) -> Transport<I> {
         let Inner { phase, driver } = self.0.take().expect("taken once, by value");
         let (read_ahead, accepted) = match phase {
-            Phase::Idle(idle) => (BytesMut::new(), idle.since()),
+            Phase::Idle(idle) => (BytesMut::new(), idle.core().since()),
             Phase::Active(mut active) => {
                 active.transfers.abort(&driver.config.access_log);
                 let idle = active.core.idle_state();

@@ -5,12 +5,13 @@ use std::{fmt, sync::Arc, time::Instant};
 use bytes::BytesMut;
 use http::Request;
 
+use super::idle::Idle;
 use crate::{
     Budget,
     body::{Body, Sender},
     budget::Lease,
     conn::{
-        InterimResponses, access_log::Transfers, call::Call, output::Output,
+        InterimResponses, access_log::Transfers, call::Call, first_read::FirstRead, output::Output,
         request_log::RequestLine, upgrade::Takeover,
     },
     net::GateWaiter,
@@ -20,7 +21,7 @@ use crate::{
 /// Whether a connection is idle or active. There may be thousands of idle ones, so they keep only the
 /// state needed to resume.
 pub(super) enum Phase {
-    Idle(IdleState),
+    Idle(Idle),
     Active(Box<Active>),
 }
 
@@ -44,6 +45,8 @@ pub(super) struct Active {
     pub(super) interim: Option<InterimResponses>,
     /// The connection's share of the budget, for memory held between two polls.
     lease: Option<Lease>,
+    /// The size of the next first read.
+    pub(super) first_read: FirstRead,
     /// When bytes were last read.
     pub(super) last_read: Instant,
     /// Whether the client has ended its sending half.
@@ -76,6 +79,8 @@ pub(super) struct Upload {
     pub(super) sender: Sender,
     /// Whether its reader was ready for more at the last poll.
     pub(super) is_wanted: bool,
+    /// Whether a part of the body was moved into a pipe, as its rest will be.
+    pub(super) is_piped: bool,
 }
 
 /// The stage of the current exchange.
@@ -138,7 +143,8 @@ impl Phase {
     pub(super) fn try_idle(&mut self, budget: &Budget) {
         let Self::Active(active) = self else { return };
         active.output.return_buffer();
-        if let Some(idle) = active.idle_state() {
+        if let Some(core) = active.idle_state() {
+            let idle = Idle::new(core, active.first_read);
             if let Self::Active(active) = std::mem::replace(self, Self::Idle(idle)) {
                 unused::release(active);
             }
@@ -153,9 +159,11 @@ impl Phase {
 }
 
 impl Active {
-    fn new(limits: &Arc<Limits>, idle: IdleState) -> Self {
+    fn new(limits: &Arc<Limits>, idle: Idle) -> Self {
+        let (idle, first_read) = (idle.core(), idle.first_read);
         Self {
             core: Conn::from_idle(limits.clone(), idle),
+            first_read,
             lease: None,
             last_read: idle.since(),
             input: BytesMut::new(),
@@ -178,16 +186,19 @@ impl Active {
     }
 
     /// Continues a connection that has been idle.
-    fn resume(&mut self, limits: &Arc<Limits>, idle: IdleState) {
+    fn resume(&mut self, limits: &Arc<Limits>, idle: Idle) {
+        self.first_read = idle.first_read;
+        let idle = idle.core();
         self.core.reset(limits, idle);
         (self.last_read, self.request_began) = (idle.since(), idle.since());
     }
 
     /// Drops what belongs to an exchange or a connection, so that another connection can use the allocations.
     fn clear(&mut self) {
-        // Without `..`, so that a new field is not forgotten. `resume` resets the first three.
+        // Without `..`, so that a new field is not forgotten. `resume` resets the first four.
         let Self {
             core: _,
+            first_read: _,
             last_read: _,
             request_began: _,
             input,
@@ -294,7 +305,7 @@ impl Active {
 mod unused {
     use std::{cell::RefCell, sync::Arc};
 
-    use super::{Active, IdleState, Limits};
+    use super::{Active, Idle, Limits};
 
     /// States that a thread keeps, 64: at most 400 KiB. A proxy may have that many requests under way on a thread.
     const MAX_KEPT: usize = 64;
@@ -306,7 +317,7 @@ mod unused {
     }
 
     /// Returns the state for a connection that has been idle.
-    pub(super) fn acquire(limits: &Arc<Limits>, idle: IdleState) -> Box<Active> {
+    pub(super) fn acquire(limits: &Arc<Limits>, idle: Idle) -> Box<Active> {
         // The stack may be destroyed already when the thread ends.
         match UNUSED.try_with(|unused| unused.borrow_mut().pop()).ok().flatten() {
             Some(mut active) => {
@@ -449,7 +460,7 @@ mod tests {
             Arc::new(Limits { idle_timeout, head_timeout: idle_timeout, ..Limits::default() })
         });
         for (limits, seconds) in [(&short, 1), (&long, 100), (&short, 1)] {
-            let mut phase = Phase::Idle(IdleState::new(now));
+            let mut phase = Phase::Idle(Idle::new(IdleState::new(now), FirstRead::default()));
             let deadline = phase.activate(limits).core.deadline().unwrap();
             assert_eq!((deadline - now).as_secs(), seconds);
             phase.try_idle(&Budget::default());

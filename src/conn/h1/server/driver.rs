@@ -187,12 +187,11 @@ where
         if !wanted {
             return Ok(Poll::Pending);
         }
-        let left = active.core.remaining_body().filter(|_| active.upload.is_some());
-        let read = match (&active.upload, left) {
-            (Some(_), left) => {
-                thread_buffers::poll_read_body(&mut self.io, cx, &mut active.input, left)
-            }
-            (None, _) => thread_buffers::poll_read(&mut self.io, cx, &mut active.input),
+        let read = if active.upload.is_some() {
+            self.poll_read_upload(active, now, cx)
+        } else {
+            let max_len = active.first_read.max_len();
+            thread_buffers::poll_read_up_to(&mut self.io, cx, &mut active.input, max_len)
         };
         match read {
             Poll::Pending => Ok(Poll::Pending),

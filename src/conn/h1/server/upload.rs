@@ -1,7 +1,8 @@
 //! Forwarding of the request's body from the connection to the service.
 
 use std::{
-    task::{Context, Poll},
+    io,
+    task::{Context, Poll, ready},
     time::Instant,
 };
 
@@ -11,8 +12,11 @@ use super::{
 };
 use crate::{
     HttpService,
-    body::Body,
-    conn::thread_buffers::detach,
+    body::{Body, Pipe},
+    conn::{
+        first_read::{MIN_SPLICED, is_no_splice},
+        thread_buffers::{self, detach},
+    },
     error::{Error, Kind},
     net::Io,
     proto::h1::{Event, Fault},
@@ -27,6 +31,9 @@ where
     /// Returns the body of the request whose head was just read. A body that arrived with its head is one
     /// piece; otherwise it is a channel.
     pub(super) fn open_body(&mut self, active: &mut Active, now: Instant) -> Result<Body, Fault> {
+        if self.io.can_splice() {
+            active.first_read.record_head(active.core.remaining_body().unwrap_or(0));
+        }
         let whole = match active.core.remaining_body() {
             Some(0) => return active.core.recv(now, &mut active.input).map(|_end| Body::empty()),
             Some(n) => n <= active.input.len() as u64,
@@ -37,7 +44,7 @@ where
             return Ok(data.into());
         }
         let (sender, body) = Body::channel(active.core.remaining_body());
-        active.upload = Some(Upload { sender, is_wanted: false });
+        active.upload = Some(Upload { sender, is_wanted: false, is_piped: false });
         Ok(body)
     }
 
@@ -86,6 +93,58 @@ where
             }
         }
         false
+    }
+
+    /// Reads a part of the body that is being forwarded, or moves it into a pipe if its reader takes that.
+    pub(super) fn poll_read_upload(
+        &mut self,
+        active: &mut Active,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let left = active.core.remaining_body();
+        let Some(upload) = &mut active.upload else { return Poll::Ready(Ok(0)) };
+        let is_large = left.is_some_and(|left| left >= MIN_SPLICED || upload.is_piped);
+        if is_large && active.input.is_empty() && self.io.can_splice() {
+            if !upload.sender.accepts_pipes() {
+                active.first_read.record_refused_pipes();
+            } else if let Some(filled) = self.poll_fill_pipe(left, cx) {
+                let Some(pipe) = ready!(filled)? else { return Poll::Ready(Ok(0)) };
+                let n = pipe.len();
+                active.core.recv_moved(now, n).map_err(io::Error::other)?;
+                upload.is_piped = true;
+                if upload.sender.send_pipe(pipe).is_err() {
+                    active.upload = None;
+                }
+                return Poll::Ready(Ok(n));
+            }
+        }
+        thread_buffers::poll_read_body(&mut self.io, cx, &mut active.input, left)
+    }
+
+    /// Moves up to `left` bytes into a pipe. Ready with `None` at the end of the stream. Returns `None` if they must be
+    /// read.
+    fn poll_fill_pipe(
+        &mut self,
+        left: Option<u64>,
+        cx: &mut Context<'_>,
+    ) -> Option<Poll<io::Result<Option<Pipe>>>> {
+        let budget = &self.config.budget;
+        if budget.is_above_soft_limit() {
+            return None;
+        }
+        let mut pipe = Pipe::try_acquire()?;
+        let left = left.and_then(|left| usize::try_from(left).ok()).unwrap_or(usize::MAX);
+        Some(match self.io.poll_fill_pipe(cx, &mut pipe, left) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(0)) => Poll::Ready(Ok(None)),
+            Poll::Ready(Ok(_)) => {
+                pipe.hold(budget.memory_lease());
+                Poll::Ready(Ok(Some(pipe)))
+            }
+            Poll::Ready(Err(e)) if is_no_splice(&e) => return None,
+            Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
+        })
     }
 
     /// Sends `100 Continue` once the service reads the body. Returns whether the body may be read.

@@ -31,6 +31,18 @@ impl IdleState {
         Self { is_head_due: true, since: now }
     }
 
+    /// Creates the state from its parts.
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only drivers keep states"))]
+    pub(crate) fn with_head_due(since: Instant, is_head_due: bool) -> Self {
+        Self { is_head_due, since }
+    }
+
+    /// Returns whether the time for the next head runs since the connection was accepted.
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only drivers keep states"))]
+    pub(crate) fn is_head_due(&self) -> bool {
+        self.is_head_due
+    }
+
     /// Returns the time since which the connection has been idle.
     pub fn since(&self) -> Instant {
         self.since

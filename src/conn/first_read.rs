@@ -1,15 +1,22 @@
-//! `FirstRead`: the size of the first read of a response.
+//! `FirstRead`: the size of the first read of a message.
+
+use std::io;
 
 /// Minimum length of a body that is moved by splice(2): 32 KiB. For a shorter one, a copy costs less.
 pub(super) const MIN_SPLICED: u64 = 32 << 10;
 
-/// Maximum size of the first read of a response whose body is likely to be spliced: 4 KiB.
+/// Maximum size of the first read of a message whose body is likely to be spliced: 4 KiB.
 const SHORT_READ: usize = 4 << 10;
 
-/// The size of the first read of a response, which contains the head.
+/// Returns whether splice(2) has failed because the socket is of another kind.
+pub(super) fn is_no_splice(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput)
+}
+
+/// The size of the first read of a message, which contains the head.
 ///
 /// Bytes that were read into memory cannot be moved in the kernel. But a large first read saves a system call for all
-/// other responses. So it is small only on a connection whose last body was large, and no longer once a reader has taken
+/// other messages. So it is small only on a connection whose last body was large, and no longer once a reader has taken
 /// such a body as bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum FirstRead {
@@ -18,7 +25,7 @@ pub(super) enum FirstRead {
     Whole,
     /// Small: the head, and little of the body.
     Short,
-    /// Large, for all further responses of this connection.
+    /// Large, for all further messages of this connection.
     AlwaysWhole,
 }
 
@@ -28,8 +35,8 @@ impl FirstRead {
         if self == Self::Short { SHORT_READ } else { usize::MAX }
     }
 
-    /// Records the head of a response with `body` bytes on a stream that can be spliced.
-    pub(super) fn record_response(&mut self, body: u64) {
+    /// Records the head of a message with `body` bytes on a stream that can be spliced.
+    pub(super) fn record_head(&mut self, body: u64) {
         *self = match *self {
             Self::AlwaysWhole => Self::AlwaysWhole,
             _ if body >= MIN_SPLICED => Self::Short,
