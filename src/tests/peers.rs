@@ -22,6 +22,8 @@ mod redis_server;
 mod shared_purge;
 #[cfg(feature = "redis")]
 mod shared_rate;
+#[cfg(feature = "compression")]
+mod spliced;
 mod tiers;
 #[cfg(all(feature = "h2", feature = "tls"))]
 mod tls;
