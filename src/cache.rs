@@ -115,6 +115,7 @@ pub mod fuzzing;
 mod handle;
 mod hints;
 mod hit_fields;
+mod invalidations;
 mod key;
 mod layer;
 mod leader;

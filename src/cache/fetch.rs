@@ -141,7 +141,7 @@ fn enter(shared: &Shared, fetch: &Fetch, is_joinable: bool) -> Role {
         return Role::Unstored;
     }
     if !is_joinable || is_hit_for_miss {
-        return shared.flights.enter_single();
+        return shared.flights.enter_single(&fetch.key);
     }
     let role = shared.flights.enter(&fetch.key, fetch.headers(), &shared.options);
     if let Role::Unstored = role {

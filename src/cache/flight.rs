@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use super::{
     fill::Fill,
+    invalidations::Invalidations,
     key::{Key, KeyHasher},
     layer::Options,
     object::Object,
@@ -28,8 +29,7 @@ type ByKey = HashMap<Key, Vec<Arc<Flight>>, KeyHasher>;
 pub(super) struct Flights {
     /// Also locked during writes to the store, so that an invalidation misses none of them.
     by_key: Mutex<ByKey>,
-    /// The number of invalidations so far.
-    invalidations: AtomicU64,
+    invalidations: Invalidations,
     /// The number of objects that were stored so far.
     stored: AtomicU64,
     len: AtomicUsize,
@@ -66,8 +66,8 @@ pub(super) enum Role {
     Lead(Leader),
     /// It follows the fetch of another request.
     Follow(Follower),
-    /// It is forwarded individually, and its response may be stored unless anything was invalidated after this number of
-    /// invalidations.
+    /// It is forwarded individually, and its response may be stored unless it was invalidated after this number of
+    /// [`Invalidations`].
     Single(u64),
     /// It is forwarded individually, and its response is not stored.
     Unstored,
@@ -113,8 +113,8 @@ impl Flights {
     }
 
     /// Returns the role of a request that must not wait for another one.
-    pub(super) fn enter_single(&self) -> Role {
-        Role::Single(self.invalidations.load(Relaxed))
+    pub(super) fn enter_single(&self, key: &Key) -> Role {
+        Role::Single(self.invalidations.count(key))
     }
 
     /// Starts a fetch whose head was already received, by a request in the role [`Role::Single`] with this number. Returns
@@ -126,7 +126,7 @@ impl Flights {
         options: &Options,
     ) -> Option<Leader> {
         let mut by_key = self.lock();
-        let is_valid = self.invalidations.load(Relaxed) == invalidations;
+        let is_valid = self.invalidations.count(key) == invalidations;
         if is_valid { self.lead(&mut by_key, key, options) } else { None }
     }
 
@@ -160,7 +160,7 @@ impl Flights {
         change_store: impl FnOnce() -> R,
     ) -> R {
         let by_key = self.lock();
-        self.invalidations.fetch_add(1, Relaxed);
+        self.invalidations.add();
         for (key, flights) in by_key.iter() {
             for flight in flights {
                 let is_selected = match &*flight.phase() {
@@ -180,7 +180,7 @@ impl Flights {
     /// Changes the store, and prevents the responses of the fetches for `key` from being stored.
     pub(super) fn invalidate_key<R>(&self, key: &Key, change_store: impl FnOnce() -> R) -> R {
         let by_key = self.lock();
-        self.invalidations.fetch_add(1, Relaxed);
+        self.invalidations.add_key(key);
         for flight in by_key.get(key).into_iter().flatten() {
             flight.is_invalidated.store(true, Relaxed);
         }

@@ -248,24 +248,36 @@ async fn too_large_content_is_read_at_the_pace_of_its_slowest_client() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn response_to_credentials_is_stored_unless_anything_was_invalidated_meanwhile() {
+async fn response_to_credentials_is_stored_unless_it_was_invalidated_meanwhile() {
     let origin = Origin::with_fields(&[("cache-control", "public, max-age=60")]).delayed(SEC);
     let layer = CacheLayer::new();
     let (cache, site) = (layer.handle(), site(&layer, &origin));
     // Such a request neither follows another one nor is followed before its head.
-    let with_credentials = || spawn(&site, get("/", &[("authorization", "Basic dTpw")]));
-    for (invalidates, want) in [(true, "2"), (false, "3")] {
-        let before = with_credentials();
+    let with_credentials = |path: &str| spawn(&site, get(path, &[("authorization", "Basic dTpw")]));
+    let key = |path: &str| Key::new("http", "site.example", path, None).unwrap();
+    let invalidations: [(&dyn Fn(), &str); 3] = [
+        (&|| cache.delete(&key("/"), Purge::Hard), "2"),
+        (&|| cache.delete_prefix("http://other.example/", Purge::Hard), "4"),
+        (&|| {}, "5"),
+    ];
+    for (invalidate, want) in invalidations {
+        let before = with_credentials("/");
         settle().await;
-        if invalidates {
-            cache.delete_prefix("http://other.example/", Purge::Hard);
-        }
+        invalidate();
         before.await.unwrap().unwrap();
         assert_eq!(fetch(&site, "/").await, want);
         cache.delete_all(Purge::Hard);
     }
     let stats = cache.stats();
-    assert_eq!((stats.fetches, stats.uncollapsed, origin.count()), (0, 1, 3));
+    assert_eq!((stats.fetches, stats.uncollapsed, origin.count()), (0, 2, 5));
+    // One in 256 other keys has the same hash.
+    for i in 0..20 {
+        let before = with_credentials(&format!("/{i}"));
+        settle().await;
+        cache.delete(&key("/other"), Purge::Hard);
+        before.await.unwrap().unwrap();
+    }
+    assert!(cache.stats().keys > 10, "{:?}", cache.stats());
 }
 
 #[tokio::test(start_paused = true)]
