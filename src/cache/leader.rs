@@ -20,11 +20,11 @@ use crate::{
     Body, HttpService, Response,
     error::BoxError,
     semantics::cache::{
-        Freshness, RequestControl, ResponseControl, Vary,
+        Freshness, RequestControl, ResponseControl,
         freshness::Received,
         groups,
         status::{CacheStatus, Forwarded},
-        storable::{Exchange, NotStored, has_use, retain_stored_fields, storable},
+        storable::{Exchange, NotStored, Storable, has_use, retain_stored_fields, storable},
         update,
         vary::normalize_accept_encoding,
     },
@@ -196,7 +196,7 @@ impl Lead {
             control: &control,
         };
         let is_storable = storable(&exchange, shared.options.set_cookie)
-            .and_then(|()| has_use(&exchange, &object.freshness))
+            .and_then(|_| has_use(&exchange, &object.freshness))
             .is_ok();
         let object = Arc::new(object);
         let mut answer = respond::of_object(self.context(shared), &object);
@@ -255,11 +255,12 @@ impl Lead {
             response: response.headers(),
             control: &control,
         };
-        storable(&exchange, shared.options.set_cookie).map_err(|reason| match reason {
+        let refusal = |reason| match reason {
             NotStored::NoStore if self.control.no_store => Refusal::OfRequest,
             NotStored::Authorization => Refusal::OfRequest,
             _ => Refusal::OfResponse,
-        })?;
+        };
+        let storable = storable(&exchange, shared.options.set_cookie).map_err(refusal)?;
         let (received, date) = (shared.clock.now(), shared.clock.date());
         let times = Received { requested: self.requested, received, date };
         let lifetimes = &shared.options.lifetimes;
@@ -272,15 +273,15 @@ impl Lead {
         {
             return Err(Refusal::OfResponse);
         }
-        let vary = Vary::of(response.headers());
+        let Storable { vary, groups } = storable;
         let vary_key = vary.key(self.sent()).ok_or(Refusal::OfResponse)?;
-        let groups = groups::of(response.headers()).map_err(|_| Refusal::OfResponse)?.into();
         let mut headers = response.headers().clone();
         headers.remove(header::CONTENT_LENGTH);
         retain_stored_fields(&mut headers, &control, shared.options.set_cookie, date);
         let cost = received.saturating_sub(self.requested);
         let status = response.status();
         let id = shared.next_id();
+        let groups = groups.into();
         Ok(Head { id, status, headers, freshness, vary, vary_key, groups, cost, len })
     }
 

@@ -41,7 +41,8 @@ pub struct TooManyGroups;
 /// assert_eq!(groups::of(&headers).unwrap(), ["front page", "news", "product-1"]);
 /// ```
 pub fn of(response: &HeaderMap) -> Result<Vec<String>, TooManyGroups> {
-    if !response.contains_key(CACHE_GROUPS) && !response.contains_key(SURROGATE_KEY) {
+    // One pass over the names costs less than two lookups of names that are not in the static table of `http`.
+    if !response.keys().any(|name| *name == CACHE_GROUPS || *name == SURROGATE_KEY) {
         return Ok(Vec::new());
     }
     let mut groups = structured::strings(response, &CACHE_GROUPS).unwrap_or_default();

@@ -54,7 +54,9 @@ pub enum Selected {
 /// Returns whether a request has conditions that only the origin can evaluate, `If-Match` and `If-Unmodified-Since`
 /// (RFC 9111 section 4.3.2), so that it must be forwarded.
 pub fn needs_origin(request: &HeaderMap) -> bool {
-    request.contains_key(header::IF_MATCH) || request.contains_key(header::IF_UNMODIFIED_SINCE)
+    conditional::is_conditional(request)
+        && (request.contains_key(header::IF_MATCH)
+            || request.contains_key(header::IF_UNMODIFIED_SINCE))
 }
 
 /// Evaluates the conditions and the range of a GET or HEAD request for a stored response with content of `len` bytes,

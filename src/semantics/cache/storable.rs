@@ -91,11 +91,20 @@ pub struct Exchange<'a> {
     pub control: &'a ResponseControl,
 }
 
+/// The requests that a storable response may answer, and the groups in which it is invalidated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Storable {
+    /// The fields of requests that select it. Never [`Vary::Any`].
+    pub vary: Vary,
+    /// Its [groups](groups::of), sorted.
+    pub groups: Vec<String>,
+}
+
 /// Decides whether a response may be stored, except for the rules of [`has_use`], which need its freshness.
 ///
 /// # Errors
 /// [`NotStored`] with the reason.
-pub fn storable(exchange: &Exchange<'_>, set_cookie: SetCookie) -> Result<(), NotStored> {
+pub fn storable(exchange: &Exchange<'_>, set_cookie: SetCookie) -> Result<Storable, NotStored> {
     let Exchange { method, request, request_control, status, response, control } = *exchange;
     if method != Method::GET {
         return Err(NotStored::Method);
@@ -119,13 +128,12 @@ pub fn storable(exchange: &Exchange<'_>, set_cookie: SetCookie) -> Result<(), No
     if set_cookie == SetCookie::KeepOut && response.contains_key(SET_COOKIE) && !is_shared {
         return Err(NotStored::SetCookie);
     }
-    if Vary::of(response) == Vary::Any {
+    let vary = Vary::of(response);
+    if vary == Vary::Any {
         return Err(NotStored::Vary);
     }
-    if groups::of(response).is_err() {
-        return Err(NotStored::Groups);
-    }
-    Ok(())
+    let groups = groups::of(response).map_err(|_| NotStored::Groups)?;
+    Ok(Storable { vary, groups })
 }
 
 /// Decides whether a response is of use when it is stored: it may be fresh without a validation, or has a validator.
@@ -157,8 +165,14 @@ pub fn retain_stored_fields(
     received: HttpDate,
 ) {
     hop::strip(response);
-    for name in control.excluded_fields().chain(&EXCLUDED) {
+    for name in control.excluded_fields() {
         response.remove(name);
+    }
+    // One pass over the names costs less than four lookups.
+    if response.keys().any(|name| EXCLUDED.contains(name)) {
+        for name in &EXCLUDED {
+            response.remove(name);
+        }
     }
     if set_cookie != SetCookie::Store {
         response.remove(SET_COOKIE);

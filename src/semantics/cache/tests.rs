@@ -82,7 +82,7 @@ fn run(case: &Case, defaults: &Lifetimes) {
                 control: &control,
             };
             let decision = storable(&exchange, SetCookie::KeepOut)
-                .and_then(|()| has_use(&exchange, &freshness));
+                .and_then(|_| has_use(&exchange, &freshness));
             decision.map_or_else(|reason| format!("{reason:?}"), |()| "yes".to_owned())
         } else if check == "lifetime" {
             freshness.lifetime().as_secs().to_string()

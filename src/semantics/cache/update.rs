@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::storable::has_validator;
-use crate::semantics::etag::ETag;
+use crate::semantics::{conditional, etag::ETag};
 
 /// Fields that an update does not change: they describe the stored content, or are its validator.
 const CONTENT_FIELDS: [HeaderName; 7] = [
@@ -27,8 +27,10 @@ const CONDITIONS: [HeaderName; 5] = [
 
 /// Removes the client's conditions and range, so that the request fetches a whole response for the store.
 pub fn remove_conditions(request: &mut HeaderMap) {
-    for name in &CONDITIONS {
-        request.remove(name);
+    if conditional::is_conditional(request) {
+        for name in &CONDITIONS {
+            request.remove(name);
+        }
     }
     request.remove(header::RANGE);
 }
