@@ -70,6 +70,7 @@ impl<S: HttpService> Future for Forward<S> {
 
 /// The call of a service once it is ready.
 #[pin_project(project = CallProj)]
+#[allow(clippy::large_enum_variant, reason = "a box would be an allocation for each request")]
 enum Call<S: HttpService> {
     Unready(S, Option<Request>),
     Called(#[pin] S::Future),

@@ -93,7 +93,7 @@ mod tests {
             let total: u128 = weights.iter().map(weight).sum();
             let n = weights.len() as u128;
             for (area, of) in areas(&table(weights)).into_iter().zip(weights) {
-                let ideal = (weight(of) * n << 32) / total;
+                let ideal = ((weight(of) * n) << 32) / total;
                 // Each column is rounded down by less than one unit, and counts one more.
                 assert!(
                     u128::from(area).abs_diff(ideal) <= n + 1,

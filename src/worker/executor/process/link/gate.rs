@@ -12,7 +12,6 @@ use std::{
     io, mem,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, Mutex},
-    task::Poll,
 };
 
 use self::{

@@ -1,7 +1,7 @@
 //! Tests of a link, with the test as the worker.
 
 use std::{
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
     time::Instant,
 };
 
@@ -86,12 +86,13 @@ async fn request_that_is_taken_back_does_not_receive_response_to_next_request() 
     let (current, next) = (pair.begin(), pair.send_ahead());
     assert!(pair.poll(current).is_pending());
     // Between two messages that `take_back` reads, the worker reads the one after the first.
-    let mut buffer = vec![0; MAX_FRAME];
-    let mut state = pair.frames.lock();
-    let taken = try_recv(&pair.worker, &mut buffer).unwrap();
-    assert_eq!(request_id(&buffer[..taken.len]), Some(current));
-    (state.in_progress, state.window.taken_back) = (None, Some(current));
-    drop(state);
+    {
+        let mut buffer = vec![0; MAX_FRAME];
+        let mut state = pair.frames.lock();
+        let taken = try_recv(&pair.worker, &mut buffer).unwrap();
+        assert_eq!(request_id(&buffer[..taken.len]), Some(current));
+        (state.in_progress, state.window.taken_back) = (None, Some(current));
+    }
     assert_eq!(pair.read(), Some(next));
     assert_eq!(pair.frames.take_back(next), [0; 0], "the worker has read it");
     pair.answer(next);
