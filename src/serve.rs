@@ -17,8 +17,31 @@
 //! # Replacing the program
 //!
 //! A new version takes over without a refused connection if the listening socket outlives both: let systemd hold it
-//! (a `.socket` unit), and pass it to `serve` as a tokio listener. Connections wait in its queue while the old program,
-//! stopped with SIGTERM, completes its requests and the new one starts.
+//! (a `.socket` unit). It passes the socket to each start of the service as descriptor 3, with `LISTEN_FDS` (see
+//! sd_listen_fds(3)). Connections wait in its queue while the old program, stopped with SIGTERM, completes its requests and
+//! the new one starts.
+//!
+//! ```no_run
+//! use std::{env, net::TcpListener, os::fd::{FromRawFd, OwnedFd}};
+//! use vestibule::{files, serve, serve::Bind};
+//!
+//! # async fn run() -> std::io::Result<()> {
+//! let address: Bind = if env::var("LISTEN_FDS").is_ok_and(|n| n == "1") {
+//!     // SAFETY: it is open, and nothing else owns it.
+//!     let listener = TcpListener::from(unsafe { OwnedFd::from_raw_fd(3) });
+//!     listener.set_nonblocking(true)?;
+//!     tokio::net::TcpListener::from_std(listener)?.into()
+//! } else {
+//!     "0.0.0.0:80".into()
+//! };
+//! serve(address, files::dir("public")).shutdown(serve::shutdown_signal()).await
+//! # }
+//! ```
+//!
+//! To replace the application alone, reload its workers, for example by
+//! [`Processes::reload`](crate::worker::Processes::reload). The front keeps its sockets, so no connection is affected. Each
+//! worker of [`worker::process`](crate::worker::process()) gets a listening socket of its own by `LISTEN_FDS`; it is not
+//! one of those above.
 
 mod accept_loop;
 mod admission;
