@@ -69,7 +69,7 @@
 //! |---|---|---|---|
 //! | 1 | [`TrustedProxyLayer`](layer::TrustedProxyLayer) | finds the client behind a proxy | the layers inside, and the access log, then see the client and not the proxy |
 //! | 2 | [`HttpsLayer`](layer::HttpsLayer) | redirects plain HTTP to HTTPS | no other layer answers such a request |
-//! | 3 | [`RescueLayer`](layer::RescueLayer) | turns every error into a response | layers outside of it see responses only |
+//! | 3 | [`RescueLayer`](layer::RescueLayer) | turns every error into a response | layers outside of it see responses only: [`ErrorPagesLayer`](layer::ErrorPagesLayer), [`EditFieldsLayer`](layer::EditFieldsLayer) |
 //! | 4 | [`ClientRateLimitLayer`](layer::ClientRateLimitLayer), [`InFlightLayer`](layer::InFlightLayer), [access and authentication](guide::site), the [`Router`] | limit the requests of each client, refuse, route | they refuse before a body is read |
 //! | 5 | [`CacheLayer`](cache::CacheLayer) | answers from stored responses | hits need nothing of what follows; inside of the `RescueLayer`, so that a stale response can replace an error |
 //! | 6 | [`CompressionLayer`](layer::CompressionLayer) | compresses responses | inside of the cache, which stores each coding once |

@@ -92,8 +92,8 @@ fn respond(error: &BoxError, format: Format, with_limits: bool) -> Response {
     problem::of_error(&**error, detail.as_deref(), format)
 }
 
-/// Wraps a service in [`Rescue`]. Put it outermost, except for a
-/// [`TrustedProxyLayer`](super::TrustedProxyLayer).
+/// Wraps a service in [`Rescue`]. Put it outside of every layer that can fail; [the table of
+/// layers](crate#the-order-of-layers) lists those outside of it.
 #[derive(Clone, Copy, Default)]
 pub struct RescueLayer<R = StatusTable> {
     responder: R,

@@ -136,8 +136,9 @@ impl Limits {
         self
     }
 
-    /// Sets the minimum rate of a request body while it is awaited (408). Defaults to 240 bytes per second
-    /// with a grace of 60 s, a tenth of the rate of the slowest modem. Response bodies have no minimum rate.
+    /// Sets the minimum rate of a request body while it is awaited (408). Defaults to 240 bytes per second,
+    /// that of a modem with 2,400 bit/s, with a grace of 60 s. It does not apply to the responses that a
+    /// client receives. For the clients of a server, see [`Config::write_rate`](crate::conn::Config::write_rate).
     pub const fn body_rate(mut self, rate: MinRate) -> Self {
         self.body_rate = rate;
         self
