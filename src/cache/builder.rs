@@ -290,7 +290,12 @@ impl CacheBuilder {
         Ok(self.with_store(Arc::new(store), clock, marks))
     }
 
-    fn with_store(self, store: Arc<dyn Store>, clock: Clock, marks: Arc<Marks>) -> CacheLayer {
+    pub(super) fn with_store(
+        self,
+        store: Arc<dyn Store>,
+        clock: Clock,
+        marks: Arc<Marks>,
+    ) -> CacheLayer {
         CacheLayer { shared: Arc::new(Shared::new(self.options, store, self.budget, clock, marks)) }
     }
 }

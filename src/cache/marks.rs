@@ -7,7 +7,10 @@ use std::{
     fmt,
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicU64,
+            Ordering::{AcqRel, Acquire, Relaxed, Release},
+        },
     },
     time::Duration,
 };
@@ -75,6 +78,8 @@ pub(super) enum Verdict {
 pub(super) struct Marks {
     /// The revision of the newest mark; 0 if there is none. No mark applies to an object with a later revision.
     newest: AtomicU64,
+    /// How often marks were removed.
+    removals: AtomicU64,
     set: RwLock<Set>,
     /// Of a store in a directory.
     journal: Option<Journal>,
@@ -159,14 +164,25 @@ impl Marks {
     /// Returns the verdict of the marks on an object.
     pub(super) fn verdict(&self, key: &Key, groups: &[String], revision: u64) -> Verdict {
         // A request sees the marks of all invalidations that happened before it.
-        if revision >= self.newest.load(Relaxed) {
+        if revision >= self.newest.load(Acquire) {
             return Verdict::Keep;
         }
         self.read().find(key, groups).verdict(revision)
     }
 
-    /// Applies the marks to a found object.
-    pub(super) fn apply(&self, key: &Key, found: Found) -> Found {
+    /// Returns how often marks were removed, for [`apply`](Self::apply).
+    pub(super) fn removals(&self) -> u64 {
+        self.removals.load(Acquire)
+    }
+
+    /// Applies the marks to an object that was found after `removals` was read. Returns `None` if marks were removed
+    /// meanwhile: they may apply to the object, and the sweep has changed the object in the store after it was found.
+    pub(super) fn apply(&self, key: &Key, found: Found, removals: u64) -> Option<Found> {
+        let found = self.apply_present(key, found);
+        (self.removals() == removals).then_some(found)
+    }
+
+    fn apply_present(&self, key: &Key, found: Found) -> Found {
         let Found { object: Some(object), has_others } = found else { return found };
         let object = match self.verdict(key, &object.groups, object.revision) {
             Verdict::Keep => Some(object),
@@ -212,8 +228,10 @@ impl Marks {
 
     fn forget_swept(&self, set: &mut Set) {
         if !set.is_held {
+            // Before the marks are gone, so that a lookup that does not see them sees this.
+            self.removals.fetch_add(1, AcqRel);
             let newest = set.forget(set.swept);
-            self.newest.store(newest, Relaxed);
+            self.newest.store(newest, Release);
         }
     }
 }

@@ -76,7 +76,7 @@ where
             return ResponseFuture::forward(bypass::bypass(shared, inner, request));
         };
         let stored = shared.flights.stored();
-        match shared.store.get(&key, request.headers()) {
+        match shared.get(&key, request.headers()) {
             Lookup::Ready(found) => answer_or_forward(shared, inner, request, key, found, stored),
             Lookup::Pending(found) => {
                 let (shared, inner) = (shared.clone(), inner.clone());
@@ -103,7 +103,7 @@ where
     S::Future: Send + 'static,
 {
     let control = shared.control(request.headers());
-    let decision = decide(shared, &request, control, shared.marks.apply(&key, found));
+    let decision = decide(shared, &request, control, found);
     let (parts, _) = request.into_parts();
     let fetch = |parts, stale, reason| Fetch { parts, control, key, stale, reason, stored };
     match decision {

@@ -108,12 +108,41 @@ impl Shared {
         if self.options.obeys_requests { control } else { control.without_bypass() }
     }
 
-    pub(super) async fn lookup(&self, key: &Key, request: &HeaderMap) -> Found {
-        let found = match self.store.get(key, request) {
-            Lookup::Ready(found) => found,
-            Lookup::Pending(found) => found.await,
+    /// Looks up the stored response of a request. The marks of all earlier invalidations apply to it.
+    pub(super) fn get(self: &Arc<Self>, key: &Key, request: &HeaderMap) -> Lookup {
+        let removals = self.marks.removals();
+        let pending = match self.store.get(key, request) {
+            Lookup::Ready(found) => match self.marks.apply(key, found, removals) {
+                Some(found) => return Lookup::Ready(found),
+                None => None,
+            },
+            Lookup::Pending(found) => Some(found),
         };
-        self.marks.apply(key, found)
+        let (shared, key, request) = (self.clone(), key.clone(), request.clone());
+        Lookup::Pending(Box::pin(async move {
+            let found = match pending {
+                Some(found) => shared.marks.apply(&key, found.await, removals),
+                None => None,
+            };
+            match found {
+                Some(found) => found,
+                None => shared.lookup(&key, &request).await,
+            }
+        }))
+    }
+
+    /// The same as [`get`](Self::get), as a future.
+    pub(super) async fn lookup(&self, key: &Key, request: &HeaderMap) -> Found {
+        loop {
+            let removals = self.marks.removals();
+            let found = match self.store.get(key, request) {
+                Lookup::Ready(found) => found,
+                Lookup::Pending(found) => found.await,
+            };
+            if let Some(found) = self.marks.apply(key, found, removals) {
+                return found;
+            }
+        }
     }
 
     /// Returns an id above all earlier ones, including those of earlier processes with the same directory.

@@ -9,6 +9,7 @@ mod purge;
 mod search;
 mod stale;
 mod support;
+mod sweep;
 
 use std::{
     sync::{Arc, Mutex},
