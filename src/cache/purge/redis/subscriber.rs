@@ -53,7 +53,8 @@ async fn subscribe(
     };
     let (mut sink, mut stream, current) = timeout(PURGE_PING, subscribed).await??;
     let Some(channel) = inner.upgrade() else { return Ok(()) };
-    if last.as_ref() != Some(&current) {
+    // Without an id nothing was published, or Redis has lost its data since.
+    if current.is_empty() || last.as_ref() != Some(&current) {
         channel.reset();
     }
     *last = Some(current);
