@@ -6,7 +6,7 @@
 /// idempotent (RFC 9110 section 9.2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Delivery {
-    /// No byte of it was written: the server has not seen it.
+    /// No byte of it was written, or the server has shown that it did not begin the request.
     NotSent,
     /// At least one byte of it was written: the server may have acted on it.
     MaybeSent,

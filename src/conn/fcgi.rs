@@ -179,6 +179,12 @@ impl Protocol for Core {
         self.conn.is_idle() && self.conn.keeps_alive()
     }
 
+    /// After its last request, php-fpm ends its direction and then reads until the connection is closed. It would have
+    /// sent END_REQUEST for a request that it had begun.
+    fn half_close_refuses() -> bool {
+        true
+    }
+
     fn fault_kind(fault: &Fault) -> Kind {
         match fault {
             Fault::Rejected(Rejection::Overloaded) => Kind::Overloaded,

@@ -76,6 +76,12 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {
         false
     }
 
+    /// Returns whether the peer has ended its direction of the connection and still reads the other one. `false`, the
+    /// default, if unknown, as with TCP, where a close looks the same.
+    fn is_half_closed(&self) -> bool {
+        false
+    }
+
     /// Returns whether [`poll_send_file`](Self::poll_send_file) may succeed. Defaults to `false`: then a file is
     /// read, and its first bytes leave with what is queued before them.
     fn can_send_file(&self) -> bool {

@@ -189,6 +189,19 @@ impl Io for Stream {
         is_ready(self.fd(), PollFlags::IN)
     }
 
+    fn is_half_closed(&self) -> bool {
+        if matches!(self.0, Kind::Tcp(_)) {
+            return false;
+        }
+        let mut fds = [PollFd::from_borrowed_fd(self.fd(), PollFlags::RDHUP)];
+        let polled = poll(&mut fds, Some(&Timespec::default()));
+        let [fd] = fds;
+        let events = fd.revents();
+        polled.is_ok()
+            && events.contains(PollFlags::RDHUP)
+            && !events.intersects(PollFlags::HUP | PollFlags::ERR)
+    }
+
     fn can_send_file(&self) -> bool {
         true
     }

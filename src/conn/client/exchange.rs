@@ -313,6 +313,7 @@ impl<P: Protocol, C> Outgoing<P, C> {
     {
         let delivery = match self.progress {
             Progress::New | Progress::Encoded => Delivery::NotSent,
+            Progress::Written if was_refused(&connection, &cause) => Delivery::NotSent,
             Progress::Written => Delivery::MaybeSent,
             Progress::Answered => Delivery::Answered,
         };
@@ -333,6 +334,15 @@ impl<P: Protocol, C> Outgoing<P, C> {
         let request = parts.zip(body).map(|(p, body)| Box::new(Request::from_parts(p, body)));
         ExchangeError { cause, delivery, request }
     }
+}
+
+/// Returns whether the server has closed a reused connection in a way that shows that it did not begin the request.
+fn was_refused<P: Protocol, I: Io>(connection: &Connection<P, I>, cause: &Cause<P>) -> bool {
+    let State { io, exchanges, .. } = &*connection.state;
+    P::half_close_refuses()
+        && *exchanges > 1
+        && matches!(cause, Cause::Closed)
+        && io.is_half_closed()
 }
 
 /// Returns a response of 101 with the stream. Its body holds `checkin`, and what that holds of the pool, until it is

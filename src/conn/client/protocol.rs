@@ -128,6 +128,12 @@ pub(crate) mod sealed {
         /// Returns whether an exchange can begin.
         fn can_begin(&self) -> bool;
 
+        /// Returns whether a server that ends its direction of a reused connection, before it responds and while it
+        /// still reads, has not begun the request.
+        fn half_close_refuses() -> bool {
+            false
+        }
+
         /// Returns the kind of the error for a fault.
         fn fault_kind(_fault: &Self::Fault) -> Kind {
             Kind::BadGateway

@@ -4,13 +4,17 @@ use std::{future::poll_fn, io::Write, sync::Mutex, task::Poll, time::Duration};
 
 use http::Method;
 use http_body_util::BodyExt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    net::UnixStream,
+};
 
 use super::*;
 use crate::{
     body::FileSlice,
     conn::{Delivery, SingleUse, testing::Lines},
     error::Error,
+    net::Stream,
     peer::Deadline,
     proto::fcgi::tests::app::{end, read_record, read_request, stderr, stdout},
 };
@@ -23,6 +27,16 @@ struct Kept(Arc<Mutex<Option<Connection<DuplexStream>>>>);
 
 impl Checkin<Connection<DuplexStream>> for Kept {
     fn checkin(self, connection: Connection<DuplexStream>, _: Instant) {
+        *self.0.lock().unwrap() = Some(connection);
+    }
+}
+
+/// Keeps a connection by a socket.
+#[derive(Clone, Default)]
+struct KeptStream(Arc<Mutex<Option<Connection<Stream>>>>);
+
+impl Checkin<Connection<Stream>> for KeptStream {
+    fn checkin(self, connection: Connection<Stream>, _: Instant) {
         *self.0.lock().unwrap() = Some(connection);
     }
 }
@@ -166,6 +180,40 @@ async fn application_that_closes_before_its_response_may_have_the_request() {
     assert!(matches!(error.cause, Cause::Closed));
     assert_eq!(error.delivery, Delivery::MaybeSent);
     assert_eq!(error.request.unwrap().method(), Method::GET, "it can be sent again");
+}
+
+/// Runs two exchanges on a socket, of which the application answers the first. `end_of_app` is what it does then.
+async fn second_exchange(end_of_app: impl AsyncFnOnce(UnixStream)) -> ExchangeError {
+    let (mut app, io) = UnixStream::pair().unwrap();
+    let kept = KeptStream::default();
+    let connection = Connection::new(Stream::from(io), Arc::default());
+    app.write_all(&[stdout(OK), end(0)].concat()).await.unwrap();
+    connection.exchange(get(), Params::new(), kept.clone()).await.unwrap();
+    let connection = kept.0.lock().unwrap().take().unwrap();
+    let exchange = connection.exchange(get(), Params::new(), SingleUse);
+    let (error, ()) = tokio::join!(exchange, end_of_app(app));
+    error.unwrap_err()
+}
+
+#[tokio::test]
+async fn application_that_stops_writing_and_still_reads_has_not_begun_the_request() {
+    let error = second_exchange(async |mut app| {
+        app.shutdown().await.unwrap();
+        while app.read(&mut [0; 1024]).await.unwrap() > 0 {}
+    });
+    let error = error.await;
+    assert!(matches!(error.cause, Cause::Closed));
+    assert_eq!(error.delivery, Delivery::NotSent);
+    assert!(error.request.is_some());
+}
+
+#[tokio::test]
+async fn application_that_ends_on_a_used_connection_may_have_the_request() {
+    let error = second_exchange(async |mut app| {
+        read_request(&mut app).await;
+        read_request(&mut app).await;
+    });
+    assert_eq!(error.await.delivery, Delivery::MaybeSent);
 }
 
 #[tokio::test]

@@ -134,6 +134,13 @@ impl<I: Io> Io for MaybeTls<I> {
         }
     }
 
+    fn is_half_closed(&self) -> bool {
+        match &self.0 {
+            Kind::Plain(io) => io.is_half_closed(),
+            Kind::Tls(_) => false, // its end is a record
+        }
+    }
+
     /// Unknown with TLS: the bytes may belong to a session ticket.
     fn has_input(&self) -> bool {
         match &self.0 {
