@@ -185,6 +185,12 @@ impl<P: Protocol, I: Io> Connection<P, I> {
         self.state.io.has_input()
     }
 
+    /// Returns whether the server has read all that was sent to it, or `true` if that is unknown.
+    #[cfg_attr(not(feature = "process"), allow(dead_code, reason = "for php-fpm"))]
+    pub(crate) fn is_all_read(&self) -> bool {
+        self.state.io.send_queue_len().is_none_or(|len| len == 0)
+    }
+
     /// Sends a request, together with `extra` as required by the protocol, and waits for the head of its response.
     ///
     /// A [`Deadline`](crate::peer::Deadline) in the request's extensions bounds the time to the head. The response's

@@ -1,5 +1,7 @@
 //! PHP, started and supervised by `worker::php`.
 
+mod processes;
+
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
@@ -7,7 +9,6 @@ use std::{
 };
 
 use http_body_util::BodyExt;
-use rustix::process::{Pid, Signal, kill_process};
 use tokio::task::JoinSet;
 use tower::{ServiceBuilder, ServiceExt};
 
@@ -177,24 +178,6 @@ async fn reload_lets_the_old_instance_complete_its_requests() {
     fs::write(release, "").unwrap();
     let body = within(response.into_body().collect()).await.unwrap().to_bytes();
     assert_eq!(body, "begun done");
-    shut_down(php).await;
-}
-
-#[tokio::test]
-#[cfg_attr(not(peer_php), ignore = "apt-get install php-fpm")]
-async fn killed_php_fpm_is_started_again_and_requests_wait_for_it() {
-    let dir = site();
-    let php = builder(dir.path()).start().unwrap();
-    let answer = ok(&php, "/pid.php").await;
-    let master = answer.rsplit(' ').next().unwrap().parse().unwrap();
-    kill_process(Pid::from_raw(master).unwrap(), Signal::KILL).unwrap();
-    within(async {
-        while php.stats().unexpected_exits == 0 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    assert_eq!(ok(&php, "/a").await, "200 front /a");
     shut_down(php).await;
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::PhpBuilder;
+use super::{PhpBuilder, connections::Connections};
 use crate::{
     conn::fcgi::scripts::ScriptResolver, net::Address, semantics::cgi::Scripts,
     worker::executor::process::SocketUser,
@@ -24,6 +24,7 @@ pub(super) struct Generation {
     pub(super) address: Address,
     /// Finds scripts in the folder to which the symbolic links pointed when this instance became ready.
     pub(super) resolver: Arc<ScriptResolver>,
+    pub(super) connections: Arc<Connections>,
     /// Each request that uses this instance holds a receiver.
     in_use: watch::Sender<()>,
 }
@@ -32,11 +33,21 @@ pub(super) struct Generation {
 #[derive(Debug)]
 pub(super) struct InUse(#[allow(dead_code, reason = "it is counted")] watch::Receiver<()>);
 
+#[cfg(test)]
+impl InUse {
+    /// The guard of no generation.
+    pub(super) fn for_test() -> Self {
+        Self(watch::channel(()).1)
+    }
+}
+
 /// The current generation, and those that still have requests.
 pub(super) struct Generations {
     dir: PathBuf,
     front_controller: Option<String>,
     variables: Vec<(String, String)>,
+    processes: usize,
+    keeps_connections: bool,
     current: watch::Sender<Option<Arc<Generation>>>,
     all: Mutex<Vec<Arc<Generation>>>,
 }
@@ -51,6 +62,9 @@ impl Generations {
             dir: options.dir.clone(),
             front_controller: options.front_controller.clone(),
             variables: options.env.clone(),
+            processes: options.children,
+            // `pm = dynamic` takes a process with an idle connection for a busy one.
+            keeps_connections: options.spare.is_none(),
             current: watch::Sender::new(None),
             all: Mutex::default(),
         };
@@ -114,6 +128,7 @@ impl SocketUser for Generations {
             socket: socket.to_owned(),
             address: Address::Unix(socket.to_owned()),
             resolver: Arc::new(ScriptResolver::new(scripts, Some(root))),
+            connections: Connections::new(self.processes, self.keeps_connections),
             in_use: watch::Sender::new(()),
         });
         self.all().push(generation.clone());
@@ -134,6 +149,7 @@ impl SocketUser for Generations {
         let generation = at.map(|at| all.swap_remove(at));
         Box::pin(async move {
             if let Some(generation) = generation {
+                generation.connections.retire();
                 generation.in_use.closed().await;
             }
         })

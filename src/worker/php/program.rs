@@ -10,7 +10,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::PhpBuilder;
+use super::{PhpBuilder, connections::IDLE_TIMEOUT};
 use crate::{
     error::BoxError,
     net::process::{Command, StopSignal},
@@ -23,8 +23,8 @@ const SYSTEM_DIRS: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
 /// The environment variable from which php-fpm's configuration takes the path of its socket.
 const SOCKET_VARIABLE: &str = "VESTIBULE_PHP_SOCKET";
 
-/// Length of the kernel's accept queue: 1,024. It needs to hold a burst only, since there are never more connections
-/// than processes.
+/// Length of the kernel's accept queue: 1,024. It needs to hold a burst only, since no more requests run than there are
+/// processes.
 const BACKLOG: usize = 1024;
 
 /// Neither php-fpm nor php-cgi is installed.
@@ -98,14 +98,16 @@ impl Program {
 
 /// Returns the configuration of php-fpm: one pool, with the socket of [`SOCKET_VARIABLE`].
 fn fpm_config(options: &PhpBuilder, is_root: bool) -> Result<String, BoxError> {
-    let PhpBuilder { children, spare, request_timeout, recycle_after, .. } = options;
+    let PhpBuilder { children, spare, request_timeout, recycle_after, captures_output, .. } =
+        options;
     let mut conf = format!(
         "[global]\ndaemonize = no\nerror_log = /proc/self/fd/2\nlog_level = warning\n\
          [vestibule]\nlisten = ${{{SOCKET_VARIABLE}}}\nlisten.backlog = {BACKLOG}\nlisten.mode = 0600\n\
          pm.max_children = {children}\npm.max_requests = {recycle_after}\n\
          request_terminate_timeout = {}s\nsecurity.limit_extensions = .php\n\
-         clear_env = no\ncatch_workers_output = yes\ndecorate_workers_output = no\n",
-        request_timeout.as_secs().max(1)
+         clear_env = no\ncatch_workers_output = {}\ndecorate_workers_output = no\n",
+        request_timeout.saturating_add(IDLE_TIMEOUT).as_secs(),
+        if *captures_output { "yes" } else { "no" }
     );
     if let (Some((uid, gid)), true) = (options.user, is_root) {
         writeln!(conf, "user = {uid}\ngroup = {gid}")?;
@@ -153,6 +155,8 @@ fn is_executable(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -180,5 +184,15 @@ mod tests {
         assert!(conf.contains("user = 33\ngroup = 34\n"), "{conf}");
         assert!(conf.contains("pm = dynamic\npm.start_servers = 3\n"), "{conf}");
         assert!(conf.contains("listen = ${VESTIBULE_PHP_SOCKET}\n"), "{conf}");
+    }
+
+    #[test]
+    fn configuration_allows_for_idle_time_and_captures_output_unless_disabled() {
+        let options = crate::worker::php("/srv").request_timeout(Duration::from_secs(30));
+        let conf = fpm_config(&options, false).unwrap();
+        assert!(conf.contains("request_terminate_timeout = 31s\n"), "{conf}");
+        assert!(conf.contains("catch_workers_output = yes\n"), "{conf}");
+        let conf = fpm_config(&options.capture_output(false), false).unwrap();
+        assert!(conf.contains("catch_workers_output = no\n"), "{conf}");
     }
 }

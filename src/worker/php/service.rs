@@ -13,34 +13,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::header::EXPECT;
 use tempfile::TempDir;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout_at,
-};
+use tokio::sync::Semaphore;
 use tower_service::Service;
 
-use super::generation::{Generation, Generations, InUse};
+use super::{exchange::Exchange, generation::Generations};
 use crate::{
     Body, Request, Response,
     body::HttpBody,
-    conn::{
-        SingleUse,
-        fcgi::{Connection, scripts::not_found},
-    },
     error::{BoxError, Error, Kind},
-    net::{Gate, Stream},
+    net::Gate,
     peer::Deadline,
     policy::restart::after,
     proto::fcgi::Limits,
-    semantics::hop,
     worker::{
-        error::{DeadlineExceeded, QueueTimeout},
         handle::PoolHandle,
         pool::Pool,
         process::reload,
-        queue::{closed, failed, reservation::Reservation},
+        queue::{failed, reservation::Reservation},
     },
 };
 
@@ -57,13 +47,21 @@ use crate::{
 /// longer than the queue timeout fails with [`Kind::Overloaded`], and one whose [`Deadline`] passes in the queue with
 /// [`Kind::Timeout`]. Neither is run, and neither is a request whose future was dropped.
 ///
+/// **Connections.** php-fpm and php-cgi have one process for each connection, so an idle connection is an idle process.
+/// Requests use it before a new one is opened, until it has been idle for 1 s, and only while its process waits for a
+/// request, not while a script goes on after its response (`fastcgi_finish_request`). That saves about a quarter of the
+/// CPU of a small script. A request has been handed over when it is written to a connection whose process lives; one
+/// whose process has ended, or ends without beginning it as after [`recycle_after`](super::PhpBuilder::recycle_after)
+/// requests, is sent to another. With [`spare`](super::PhpBuilder::spare) each request has its own connection.
+///
 /// **Bodies.** The length of a request's body must be known. A
 /// [`RequestBufferLayer`](crate::layer::RequestBufferLayer) in front determines it, and keeps slow clients away from
 /// PHP. A response is streamed as PHP sends it.
 ///
 /// **Errors.** A request that exceeds the request timeout fails with [`Kind::Timeout`], and php-fpm kills its process.
-/// A request whose process ends fails with [`Kind::BadGateway`]. PHP's error log is written to the log of this process,
-/// with the target `vestibule::fastcgi` and the fields of the request.
+/// A request whose process ends before it responds is sent once more if its method is idempotent (RFC 9110 section
+/// 9.2.2) and its body can be [replayed](Body::replay); otherwise it fails with [`Kind::BadGateway`]. PHP's error log
+/// is written to the log of this process, with the target `vestibule::fastcgi` and the fields of the request.
 ///
 /// **Supervision.** php-fpm is supervised like a worker process: if it ends, it is restarted, with growing pauses, and
 /// requests wait for it in the queue. Its processes end when this process ends.
@@ -88,17 +86,17 @@ impl Clone for PermitSlot {
     }
 }
 
-struct Shared {
-    generations: Arc<Generations>,
+pub(super) struct Shared {
+    pub(super) generations: Arc<Generations>,
     /// One permit for each queued or running request.
     permits: Arc<Semaphore>,
     /// One permit for each process of PHP.
-    children: Arc<Semaphore>,
+    pub(super) children: Arc<Semaphore>,
     admitted: usize,
     processes: usize,
     times: Times,
-    limits: Arc<Limits>,
-    served: AtomicU64,
+    pub(super) limits: Arc<Limits>,
+    pub(super) served: AtomicU64,
     /// The folder of php-fpm's configuration.
     _config: TempDir,
 }
@@ -233,76 +231,6 @@ impl<B: HttpBody> Service<Request<B>> for Php {
             }
             exchange.run(request, permit.permit).await
         }))
-    }
-}
-
-/// One request while it waits. It copies what it needs, since a reference to the request is not `Send`.
-struct Exchange<'a> {
-    shared: &'a Shared,
-    /// The end of its queue timeout.
-    until: Instant,
-    deadline: Option<Instant>,
-    path: String,
-}
-
-impl Exchange<'_> {
-    async fn run(
-        self,
-        mut request: Request,
-        permit: OwnedSemaphorePermit,
-    ) -> Result<Response, BoxError> {
-        hop::strip(request.headers_mut());
-        request.headers_mut().remove(EXPECT);
-        // Before the request waits: one that PHP does not run needs no process.
-        let mut found = None;
-        if let Some(current) = self.shared.generations.current() {
-            let Some(script) = current.resolver.find(&self.path).await? else {
-                return Ok(not_found());
-            };
-            found = Some((current, script));
-        }
-        let child = self.wait(self.shared.children.clone().acquire_owned()).await?;
-        let child = child.map_err(|_| closed())?;
-        let (stream, generation, in_use) = self.connect().await?;
-        let script = match found.filter(|(of, _)| Arc::ptr_eq(of, &generation)) {
-            Some((_, script)) => script,
-            None => match generation.resolver.find(&self.path).await? {
-                Some(script) => script,
-                None => return Ok(not_found()),
-            },
-        };
-        let params = generation.resolver.params(&script, &request)?;
-        let connection = Connection::new(stream, self.shared.limits.clone());
-        let response = connection.exchange(request, params, SingleUse).await;
-        let response = response.map_err(|error| error.cause.into_error())?;
-        self.shared.served.fetch_add(1, Ordering::Relaxed);
-        Ok(response.map(|body| body.with_guard((permit, child, in_use))))
-    }
-
-    /// Connects to the current instance, or to its successor if that fails.
-    async fn connect(&self) -> Result<(Stream, Arc<Generation>, InUse), BoxError> {
-        let mut except = None;
-        loop {
-            let enter = self.shared.generations.enter(except.as_ref());
-            let (generation, in_use) = self.wait(enter).await?;
-            match Stream::connect(&generation.address).await {
-                Ok(stream) => return Ok((stream, generation, in_use)),
-                // It has ended unexpectedly, and is being restarted.
-                Err(_) => except = Some(generation),
-            }
-        }
-    }
-
-    /// Waits for `event` until the queue timeout or the request's deadline.
-    async fn wait<T>(&self, event: impl Future<Output = T>) -> Result<T, Error> {
-        let until = self.deadline.map_or(self.until, |deadline| deadline.min(self.until));
-        match timeout_at(until.into(), event).await {
-            Ok(value) => Ok(value),
-            Err(_) if self.deadline == Some(until) => {
-                Err(Error::new(Kind::Timeout, DeadlineExceeded))
-            }
-            Err(_) => Err(Error::new(Kind::Overloaded, QueueTimeout)),
-        }
     }
 }
 

@@ -1,0 +1,175 @@
+//! Processes of PHP that end, are given up, or go on after their response.
+
+use std::{collections::HashSet, fs, os::unix::fs::PermissionsExt};
+
+use http_body_util::BodyExt;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::task::JoinSet;
+use tower::ServiceExt;
+
+use super::{builder, get, ok, shut_down, site};
+use crate::{Body, Error, Request, error::Kind, tests::support::within};
+
+/// Each process ends after three requests, on connections that are used again.
+#[tokio::test]
+#[cfg_attr(not(peer_php), ignore = "apt-get install php-fpm")]
+async fn recycled_process_loses_no_request() {
+    let dir = site();
+    let php = builder(dir.path()).recycle_after(3).start().unwrap();
+    let mut load = JoinSet::new();
+    for _ in 0..4 {
+        let php = php.clone();
+        load.spawn(async move {
+            let mut pids = HashSet::new();
+            for _ in 0..50 {
+                let answer = ok(&php, "/pid.php").await;
+                pids.insert(answer.split(' ').nth(1).unwrap().to_owned());
+            }
+            pids
+        });
+    }
+    let pids: HashSet<String> = load.join_all().await.into_iter().flatten().collect();
+    assert!(pids.len() >= 200 / 3, "{} processes", pids.len());
+    assert_eq!(php.stats().served, 200);
+    shut_down(php).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_php), ignore = "apt-get install php-fpm")]
+async fn killed_idle_process_loses_no_request() {
+    let dir = site();
+    let php = builder(dir.path()).children(1).start().unwrap();
+    let mut killed = HashSet::new();
+    for _ in 0..5 {
+        let answer = ok(&php, "/pid.php").await;
+        let pid: i32 = answer.split(' ').nth(1).unwrap().parse().unwrap();
+        assert!(killed.insert(pid));
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        within(async {
+            // Its sockets are closed before it is a zombie.
+            let stat = || fs::read_to_string(format!("/proc/{pid}/stat"));
+            while stat().is_ok_and(|stat| !stat.contains(") Z ")) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    shut_down(php).await;
+}
+
+/// A script that ends its process the first time.
+#[tokio::test]
+#[cfg_attr(not(peer_php), ignore = "apt-get install php-fpm")]
+async fn request_whose_process_dies_is_sent_once_more_if_idempotent() {
+    let dir = site();
+    let counter = dir.path().join("sessions/runs").display().to_string();
+    let die = format!(
+        "<?php $n = (int) @file_get_contents('{counter}'); file_put_contents('{counter}', $n + 1);
+         if ($n < (int) $_GET['deaths']) {{ posix_kill(getmypid(), 9); }} echo 'run ', $n + 1;"
+    );
+    fs::write(dir.path().join("one/die.php"), die).unwrap();
+    let php = builder(dir.path()).start().unwrap();
+    for (method, deaths, expected) in [
+        ("GET", 1, Ok("run 2")),
+        ("GET", 2, Err("2")),
+        ("POST", 1, Err("1")),
+        ("PUT", 1, Ok("run 2")),
+    ] {
+        let _ = fs::remove_file(&counter);
+        ok(&php, "/a").await; // leaves an idle connection
+        let request = Request::builder().method(method).uri(format!("/die.php?deaths={deaths}"));
+        let request = request.header("host", "a").body(Body::from("body")).unwrap();
+        let response = within(php.clone().oneshot(request)).await;
+        match expected {
+            Ok(text) => {
+                let body = within(response.unwrap().into_body().collect()).await.unwrap();
+                assert_eq!(body.to_bytes(), text, "{method}");
+            }
+            Err(runs) => {
+                let error = response.unwrap_err();
+                assert_eq!(Error::find(&*error).unwrap().kind(), Kind::BadGateway, "{method}");
+                assert_eq!(fs::read_to_string(&counter).unwrap(), runs, "{method}");
+            }
+        }
+    }
+    shut_down(php).await;
+}
+
+/// The only other process serves the requests, since that of the first one is not idle after its response.
+#[tokio::test]
+#[cfg_attr(not(peer_php), ignore = "apt-get install php-fpm")]
+async fn script_that_goes_on_after_its_response_delays_no_request() {
+    let dir = site();
+    let release = dir.path().join("release");
+    let finish = format!(
+        "<?php echo 'early'; fastcgi_finish_request();
+         while (!file_exists('{}')) {{ usleep (1000); clearstatcache(); }}",
+        release.display()
+    );
+    fs::write(dir.path().join("one/finish.php"), finish).unwrap();
+    let php = builder(dir.path()).start().unwrap();
+    assert_eq!(ok(&php, "/finish.php").await, "200 early");
+    for _ in 0..50 {
+        assert_eq!(ok(&php, "/a").await, "200 front /a");
+    }
+    fs::write(release, "").unwrap();
+    shut_down(php).await;
+}
+
+/// The script of a request that was given up still runs in one of two processes.
+#[tokio::test]
+#[cfg_attr(not(peer_php), ignore = "apt-get install php-fpm")]
+async fn request_behind_an_abandoned_script_is_served_under_load() {
+    let dir = site();
+    let (begun, release) = (dir.path().join("begun"), dir.path().join("release"));
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let wait = format!(
+        "<?php touch('{}'); while (!file_exists('{}')) {{ usleep (1000); clearstatcache(); }}",
+        begun.display(),
+        release.display()
+    );
+    fs::write(dir.path().join("one/wait.php"), wait).unwrap();
+    let php = builder(dir.path()).start().unwrap();
+    let abandoned = tokio::spawn({
+        let php = php.clone();
+        async move { get(&php, "/wait.php").await.map_err(drop) }
+    });
+    within(async {
+        while !begun.exists() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    abandoned.abort();
+    assert!(abandoned.await.unwrap_err().is_cancelled());
+    // One of them has the idle connection to the other process whenever it wants it.
+    for _ in 0..20 {
+        let load: JoinSet<()> = (0..4)
+            .map(|_| {
+                let php = php.clone();
+                async move { assert_eq!(ok(&php, "/a").await, "200 front /a") }
+            })
+            .collect();
+        load.join_all().await;
+    }
+    fs::write(release, "").unwrap();
+    shut_down(php).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_php), ignore = "apt-get install php-fpm")]
+async fn killed_php_fpm_is_started_again_and_requests_wait_for_it() {
+    let dir = site();
+    let php = builder(dir.path()).start().unwrap();
+    let answer = ok(&php, "/pid.php").await;
+    let master = answer.rsplit(' ').next().unwrap().parse().unwrap();
+    kill_process(Pid::from_raw(master).unwrap(), Signal::KILL).unwrap();
+    within(async {
+        while php.stats().unexpected_exits == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(ok(&php, "/a").await, "200 front /a");
+    shut_down(php).await;
+}

@@ -1,0 +1,248 @@
+//! `Connections`: the connections to one instance of PHP, of which each occupies a process.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    runtime::{Handle, Id},
+    sync::OwnedSemaphorePermit,
+};
+
+use super::generation::InUse;
+use crate::{
+    conn::{Checkin, fcgi},
+    net::{Stream, clock},
+};
+
+/// Time after which an idle connection is closed: 1 s. php-fpm counts it as a part of the next request
+/// (`request_terminate_timeout`), and kills a process whose connection is idle for longer than that.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
+
+type Connection = fcgi::Connection<Stream>;
+
+/// The connections to one instance of PHP.
+///
+/// A process of PHP serves one connection until its end, so an idle one is an idle process, which needs no `accept` for
+/// the next request. But a script may go on after its response (`fastcgi_finish_request`), so a connection is used
+/// again only when its process waits for a request, see [`Idle::is_ready`].
+///
+/// There are never more connections than processes, except while a process still runs a script whose request was given
+/// up: then a new connection waits in the kernel's accept queue, although other processes may be idle. Such a
+/// connection is [starving](Self::starve) after a time, and until it is served no connection is kept.
+#[derive(Debug)]
+pub(super) struct Connections {
+    /// The number of processes.
+    processes: usize,
+    /// Whether connections are kept at all.
+    keeps: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The newest last.
+    idle: VecDeque<Idle>,
+    /// Leases, with or without a connection.
+    busy: usize,
+    starving: usize,
+    is_retired: bool,
+    /// Runtimes with a [`Reaper`].
+    reaped: Vec<Id>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: Connection,
+    runtime: Id,
+    since: Instant,
+}
+
+impl Idle {
+    /// Returns whether the process waits for the next request. PHP reads the last record of a request, which is empty,
+    /// only then: until the script has ended that record is in the socket.
+    fn is_ready(&self) -> bool {
+        self.connection.is_all_read()
+    }
+}
+
+impl State {
+    /// Takes an idle connection, which is to be closed. That of a process that waits is preferred, since this process
+    /// then accepts another connection.
+    fn evict(&mut self) -> Option<Idle> {
+        let ready = self.idle.iter().position(Idle::is_ready);
+        self.idle.remove(ready.unwrap_or(0))
+    }
+}
+
+impl Connections {
+    /// The connections to an instance with this number of processes. Without `keeps` none of them is used twice.
+    pub(super) fn new(processes: usize, keeps: bool) -> Arc<Self> {
+        Arc::new(Self { processes, keeps, state: Mutex::default() })
+    }
+
+    /// Begins a request, with the permit of a process. Returns the idle connection of this runtime that was used
+    /// last and whose process waits for a request. Without one the caller connects.
+    pub(super) fn checkout(
+        self: &Arc<Self>,
+        child: Arc<OwnedSemaphorePermit>,
+        in_use: InUse,
+    ) -> (Lease, Option<Connection>) {
+        let runtime = Handle::current().id();
+        let mut state = self.state();
+        state.busy += 1;
+        let is_usable = |idle: &Idle| idle.runtime == runtime && idle.is_ready();
+        let newest = state.idle.iter().rposition(is_usable);
+        let idle = newest.and_then(|at| state.idle.remove(at));
+        // Connections that cannot be used, such as those of other runtimes, must not occupy all processes.
+        let is_over = state.busy + state.idle.len() > self.processes;
+        let evicted = if is_over { state.evict() } else { None };
+        drop(state);
+        drop(evicted);
+        let connections = self.clone();
+        let lease = Lease { connections, runtime, is_busy: true, _in_use: in_use, _child: child };
+        (lease, idle.map(|idle| idle.connection))
+    }
+
+    /// Records that a request on a new connection waits for a process, until the guard is dropped.
+    pub(super) fn starve(self: &Arc<Self>) -> Starving {
+        let mut state = self.state();
+        state.starving += 1;
+        let evicted = state.evict();
+        drop(state);
+        drop(evicted); // its process accepts the new connection
+        Starving(self.clone())
+    }
+
+    /// Closes the idle connections, and each other one after its request: PHP is stopped next.
+    pub(super) fn retire(&self) {
+        let mut state = self.state();
+        state.is_retired = true;
+        let idle = std::mem::take(&mut state.idle);
+        drop(state);
+        drop(idle);
+    }
+
+    /// Closes the connections of this runtime that are idle since `before`. Returns the time since which the oldest
+    /// remaining one is idle. Without one, the runtime has no reaper from now on.
+    fn expire(&self, runtime: Id, before: Instant) -> Option<Instant> {
+        let mut state = self.state();
+        let (expired, idle) = std::mem::take(&mut state.idle)
+            .into_iter()
+            .partition::<VecDeque<_>, _>(|idle| idle.runtime == runtime && idle.since <= before);
+        state.idle = idle;
+        let oldest = state.idle.iter().find(|idle| idle.runtime == runtime);
+        let oldest = oldest.map(|idle| idle.since);
+        if oldest.is_none() {
+            state.reaped.retain(|id| *id != runtime);
+        }
+        drop(state);
+        drop(expired);
+        oldest
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while the lock is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request that uses a connection, or opens one. When its response is complete, the connection becomes idle.
+#[derive(Debug)]
+pub(super) struct Lease {
+    connections: Arc<Connections>,
+    runtime: Id,
+    /// Whether it is counted as busy.
+    is_busy: bool,
+    _in_use: InUse,
+    _child: Arc<OwnedSemaphorePermit>,
+}
+
+impl Checkin<Connection> for Lease {
+    fn checkin(mut self, connection: Connection, now: Instant) {
+        // The body may have been read in another runtime.
+        let here = Handle::try_current().ok().filter(|here| here.id() == self.runtime);
+        let Some(here) = here.filter(|_| self.connections.keeps) else {
+            drop(connection); // before the permit of its process
+            return;
+        };
+        let mut state = self.connections.state();
+        state.busy -= 1;
+        self.is_busy = false;
+        let fits = state.busy + state.idle.len() < self.connections.processes;
+        if !fits || state.is_retired || state.starving > 0 {
+            drop(state);
+            drop(connection);
+            return;
+        }
+        state.idle.push_back(Idle { connection, runtime: self.runtime, since: now });
+        if !state.reaped.contains(&self.runtime) {
+            state.reaped.push(self.runtime);
+            drop(state);
+            here.spawn(Reaper::new(&self.connections, self.runtime).run());
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.is_busy {
+            self.connections.state().busy -= 1;
+        }
+    }
+}
+
+/// A request on a new connection that no process may have accepted.
+#[derive(Debug)]
+pub(super) struct Starving(Arc<Connections>);
+
+impl Drop for Starving {
+    fn drop(&mut self) {
+        self.0.state().starving -= 1;
+    }
+}
+
+/// Closes the idle connections of one runtime at their timeout, and the rest when the runtime ends.
+struct Reaper {
+    connections: Weak<Connections>,
+    runtime: Id,
+    is_owner: bool,
+}
+
+impl Reaper {
+    fn new(connections: &Arc<Connections>, runtime: Id) -> Self {
+        Self { connections: Arc::downgrade(connections), runtime, is_owner: true }
+    }
+
+    async fn run(mut self) {
+        while let Some(connections) = self.connections.upgrade() {
+            let now = clock::now();
+            let before = now.checked_sub(IDLE_TIMEOUT);
+            let oldest = match before {
+                Some(before) => connections.expire(self.runtime, before),
+                None => Some(now), // the clock has just started
+            };
+            let Some(oldest) = oldest else {
+                self.is_owner = false; // the next idle connection spawns another reaper
+                return;
+            };
+            drop(connections);
+            tokio::time::sleep_until((oldest + IDLE_TIMEOUT).into()).await;
+        }
+    }
+}
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        if self.is_owner
+            && let Some(connections) = self.connections.upgrade()
+        {
+            connections.expire(self.runtime, clock::now());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
