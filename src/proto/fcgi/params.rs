@@ -33,6 +33,15 @@ impl Params {
         Self::default()
     }
 
+    /// Creates an empty list with memory for `len` bytes of names and values.
+    #[cfg_attr(
+        not(feature = "server"),
+        allow(dead_code, reason = "only the driver sends requests")
+    )]
+    pub(crate) fn with_capacity(len: usize) -> Self {
+        Self { stream: BytesMut::with_capacity(len) }
+    }
+
     /// Adds a variable. An earlier one with the same name is kept and sent as well.
     ///
     /// # Errors
