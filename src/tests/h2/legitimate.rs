@@ -59,7 +59,7 @@ async fn each_data_frame_may_be_acknowledged_and_measured_with_any_window() {
 }
 
 #[tokio::test]
-async fn all_requests_may_be_cancelled_before_the_first_is_served() {
+async fn requests_may_all_be_cancelled_before_the_first_is_served() {
     let mut served = serve(tell(), Config::new());
     let mut raw = Raw::begin(&mut served, &[]).await;
     let cancelled = (0..100).map(|i| 2 * i + 1).flat_map(|stream| {
