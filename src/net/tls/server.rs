@@ -14,6 +14,7 @@ use super::{
     host::{LoadedHost, Sessions},
     names::Names,
     provider,
+    watch::{Stamp, stamps},
 };
 use crate::peer::Tls;
 
@@ -41,8 +42,8 @@ struct Shared {
     hosts: RwLock<Arc<Hosts>>,
     /// Empty for a custom configuration.
     sources: Vec<(Host, Sessions)>,
-    /// Held during a reload.
-    reload: Mutex<()>,
+    /// The stamps of the files at the last successful load. Held during a reload.
+    loaded: Mutex<Vec<Stamp>>,
     unknown_name: UnknownName,
     alpn: Vec<Vec<u8>>,
     handshakes: Arc<Semaphore>,
@@ -114,11 +115,12 @@ impl ServerBuilder {
             ));
         }
         let sources: Vec<_> = self.hosts.into_iter().map(|h| (h, Sessions::default())).collect();
+        let stamps = stamps(&files(&sources)); // before the load, so that no change is missed
         let hosts = load(&sources, &self.alpn)?;
         Ok(Server(Arc::new(Shared {
             hosts: RwLock::new(Arc::new(hosts)),
             sources,
-            reload: Mutex::new(()),
+            loaded: Mutex::new(stamps),
             unknown_name: self.unknown_name,
             alpn: self.alpn,
             handshakes: Arc::new(Semaphore::new(self.handshakes.min(Semaphore::MAX_PERMITS))),
@@ -157,7 +159,7 @@ impl Server {
                 has_client_auth: false,
             })),
             sources: Vec::new(),
-            reload: Mutex::new(()),
+            loaded: Mutex::default(),
             unknown_name: UnknownName::DefaultHost,
             alpn: Vec::new(),
             handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
@@ -175,15 +177,18 @@ impl Server {
             return Ok(());
         }
         // An earlier reload must not replace the result of a later one.
-        let _guard = shared.reload.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loaded = shared.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamps = stamps(&files(&shared.sources));
         let hosts = Arc::new(load(&shared.sources, &shared.alpn)?);
         *shared.hosts.write().unwrap_or_else(PoisonError::into_inner) = hosts;
+        *loaded = stamps;
         Ok(())
     }
 
-    /// Returns the files that a reload reads.
-    pub(super) fn files(&self) -> Vec<PathBuf> {
-        self.0.sources.iter().flat_map(|(host, _)| host.files()).map(PathBuf::from).collect()
+    /// Returns whether a file has changed since the last successful load. Blocks while it checks.
+    pub(super) fn have_files_changed(&self) -> bool {
+        let now = stamps(&files(&self.0.sources));
+        *self.0.loaded.lock().unwrap_or_else(PoisonError::into_inner) != now
     }
 
     /// Returns whether a request for `host` may be served on a connection with these facts: `false` if the host
@@ -220,6 +225,11 @@ impl Server {
     fn hosts(&self) -> Arc<Hosts> {
         self.0.hosts.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// Returns the files that a load reads.
+fn files(sources: &[(Host, Sessions)]) -> Vec<PathBuf> {
+    sources.iter().flat_map(|(host, _)| host.files()).map(PathBuf::from).collect()
 }
 
 /// Loads all hosts.

@@ -187,14 +187,17 @@ async fn reload_applies_all_files_or_none() {
     let client = ca.client(&[]);
     let first = certificate(&tls, &client, "a.example").await;
     let old_key = fs::read(&key).unwrap();
+    assert!(!tls.have_files_changed());
     ca.issue("a", &["a.example"]);
     let new_key = fs::read(&key).unwrap();
     fs::write(&key, &old_key).unwrap();
     let error = tls.reload().unwrap_err().to_string();
     assert!(error.contains("a.pem") && error.contains("a.key"), "{error}");
     assert_eq!(certificate(&tls, &ca.client(&[]), "a.example").await, first);
+    assert!(tls.have_files_changed(), "a failed reload is repeated");
     fs::write(&key, &new_key).unwrap();
     tls.reload().unwrap();
+    assert!(!tls.have_files_changed());
     assert_ne!(certificate(&tls, &ca.client(&[]), "a.example").await, first);
 }
 
