@@ -311,3 +311,26 @@ async fn complete_content_is_stored_without_a_task() {
     assert_eq!(fetch(&site, "/incomplete").await, "one two");
     assert_eq!((tasks(), origin.count()), (before, 2));
 }
+
+#[test]
+fn requests_of_several_threads_share_a_fetch_however_short_it_is() {
+    const THREADS: usize = 4;
+    const ROUNDS: usize = 500;
+    let origin = Origin::with_fields(&[("cache-control", "max-age=60")]);
+    let site = site(&CacheLayer::new(), &origin);
+    let barrier = std::sync::Barrier::new(THREADS);
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+                let runtime = runtime.unwrap();
+                for round in 0..ROUNDS {
+                    barrier.wait();
+                    // A thread may look up the response before another one stores it, and start a fetch after that.
+                    runtime.block_on(fetch(&site, &format!("/{round}")));
+                }
+            });
+        }
+    });
+    assert_eq!(origin.count(), ROUNDS);
+}
