@@ -4,6 +4,8 @@ mod active;
 mod driver;
 mod exchange;
 mod idle;
+mod refuse;
+mod respond;
 mod upload;
 
 use std::{
