@@ -3,7 +3,7 @@
 use std::{net::Ipv6Addr, ops::Range};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Uri, Version, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, header, request::Parts};
 
 use super::{
     Fault, Limits,
@@ -38,44 +38,8 @@ pub(super) fn parse(
     if is_connect && !limits.connect {
         return Err(Fault::Connect);
     }
-
-    let mut framing = FramingFields::default();
-    let mut connection = ConnectionOptions::default();
-    let mut host = None;
-    let mut expects_continue = false;
-    lines.reserve(&mut parts.headers)?;
-    for field in &lines.fields {
-        let (name, known, value) = field.read(head, lines)?;
-        match known {
-            KnownField::Other => {}
-            KnownField::Ambiguous => return Err(Fault::AmbiguousName),
-            KnownField::Host => {
-                if host.replace(value).is_some() {
-                    return Err(Fault::Host);
-                }
-            }
-            KnownField::ContentLength if limits.lenient.repeated_content_length => {
-                let Some(n) = framing.record_repeated_content_length(value)? else { continue };
-                let inserted = parts.headers.try_insert(name, n.into());
-                inserted.map_err(|_| Fault::FieldsTooLarge)?;
-                continue;
-            }
-            KnownField::ContentLength => framing.record_content_length(value)?,
-            KnownField::TransferEncoding => {
-                framing.record_transfer_encoding(value)?;
-                continue; // the body that is handed on is no longer chunked
-            }
-            KnownField::Connection => connection.record(value),
-            KnownField::Expect => expects_continue = parse_expectation(value)?,
-            KnownField::ContentType => {
-                if parts.headers.contains_key(&name) {
-                    return Err(Fault::Repeated);
-                }
-            }
-        }
-        field.append(&mut parts.headers, name, head, lines)?;
-    }
-
+    let Known { framing, connection, host, expects_continue } =
+        parse_fields(&mut parts.headers, head, lines, limits)?;
     let target = head.slice(line.target);
     let authority;
     (parts.uri, authority) = parse_target(&parts.method, target, host)?;
@@ -100,6 +64,60 @@ pub(super) fn parse(
             && parts.version == Version::HTTP_11
             && length != Length::Known(0),
     })
+}
+
+/// What the known fields of a head say.
+#[derive(Default)]
+struct Known<'a> {
+    framing: FramingFields,
+    connection: ConnectionOptions,
+    host: Option<&'a [u8]>,
+    expects_continue: bool,
+}
+
+/// Appends the fields of a head to `headers`, except those of its framing that do not apply to the body that is handed on.
+#[inline] // called once
+fn parse_fields<'a>(
+    headers: &mut HeaderMap,
+    head: &'a Bytes,
+    lines: &Lines,
+    limits: &Limits,
+) -> Result<Known<'a>, Fault> {
+    let mut known = Known::default();
+    lines.reserve(headers)?;
+    for field in &lines.fields {
+        let (name, kind, value) = field.read(head, lines)?;
+        match kind {
+            KnownField::Other => {}
+            KnownField::Ambiguous => return Err(Fault::AmbiguousName),
+            KnownField::Host => {
+                if known.host.replace(value).is_some() {
+                    return Err(Fault::Host);
+                }
+            }
+            KnownField::ContentLength if limits.lenient.repeated_content_length => {
+                let length = known.framing.record_repeated_content_length(value)?;
+                let Some(n) = length else { continue };
+                let inserted = headers.try_insert(name, n.into());
+                inserted.map_err(|_| Fault::FieldsTooLarge)?;
+                continue;
+            }
+            KnownField::ContentLength => known.framing.record_content_length(value)?,
+            KnownField::TransferEncoding => {
+                known.framing.record_transfer_encoding(value)?;
+                continue; // the body that is handed on is no longer chunked
+            }
+            KnownField::Connection => known.connection.record(value),
+            KnownField::Expect => known.expects_continue = parse_expectation(value)?,
+            KnownField::ContentType => {
+                if headers.contains_key(&name) {
+                    return Err(Fault::Repeated);
+                }
+            }
+        }
+        field.append(headers, name, head, lines)?;
+    }
+    Ok(known)
 }
 
 /// A request line, as ranges of the head.
