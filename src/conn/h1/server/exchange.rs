@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use http::{Method, Request, StatusCode, Version, header::VARY, request};
+use http::{HeaderMap, Method, Request, StatusCode, Version, header::VARY, request};
 
 use super::{
     active::{Active, Stage},
@@ -138,21 +138,7 @@ where
         }
         active.wants_upgrade = (active.core.wants_upgrade() && requested(&parts).is_some())
             || parts.method == Method::CONNECT;
-        if self.config.budget.is_exhausted() {
-            self.config.budget.count_refused();
-            log_request!(
-                warn,
-                "vestibule::request",
-                &self.request_info(active),
-                "the buffer budget is full"
-            );
-            self.refuse(active, StatusCode::SERVICE_UNAVAILABLE);
-            return Step::Again;
-        }
-        if is_misdirected(&self.config, &self.peer, &parts.headers) {
-            let message = "the host needs another TLS handshake";
-            log_request!(debug, "vestibule::request", &self.request_info(active), "{message}");
-            self.refuse(active, StatusCode::MISDIRECTED_REQUEST);
+        if self.refuse_unadmitted(active, &parts.headers) {
             return Step::Again;
         }
         let body = match self.open_body(active, now) {
@@ -185,6 +171,29 @@ where
                 Step::Wait
             }
         }
+    }
+
+    /// Refuses a request while the budget is exhausted, or for a host that needs another TLS handshake. Returns whether
+    /// it was refused.
+    fn refuse_unadmitted(&mut self, active: &mut Active, headers: &HeaderMap) -> bool {
+        if self.config.budget.is_exhausted() {
+            self.config.budget.count_refused();
+            log_request!(
+                warn,
+                "vestibule::request",
+                &self.request_info(active),
+                "the buffer budget is full"
+            );
+            self.refuse(active, StatusCode::SERVICE_UNAVAILABLE);
+            return true;
+        }
+        if is_misdirected(&self.config, &self.peer, headers) {
+            let message = "the host needs another TLS handshake";
+            log_request!(debug, "vestibule::request", &self.request_info(active), "{message}");
+            self.refuse(active, StatusCode::MISDIRECTED_REQUEST);
+            return true;
+        }
+        false
     }
 
     fn poll_service_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
