@@ -6,7 +6,7 @@ use super::{super::source, STRATA};
 
 /// The file that may cache the features of the processor. They never change, so the cache is no state. It saves two
 /// loads for each block of a head.
-const CPU_FEATURES: &str = "proto/h1/scan.rs";
+const CPU_FEATURES: &str = "proto/h1/scan/x86.rs";
 
 /// Parts of the names of types with interior mutability: `RefCell`, `OnceLock`.
 const INTERIOR_MUTABILITY: [&str; 6] = ["Cell", "Mutex", "RwLock", "Atomic", "Once", "Lazy"];
