@@ -27,7 +27,7 @@ type Connection = fcgi::Connection<Stream>;
 ///
 /// A process of PHP serves one connection until its end, so an idle one is an idle process, which needs no `accept` for
 /// the next request. But a script may go on after its response (`fastcgi_finish_request`), so a connection is used
-/// again only when its process waits for a request, see [`Idle::is_ready`].
+/// again only when its process waits for a request, see [`Idle::activity`].
 ///
 /// There are never more connections than processes, except while a process still runs a script whose request was given
 /// up: then a new connection waits in the kernel's accept queue, although other processes may be idle. Such a
@@ -60,11 +60,30 @@ struct Idle {
     since: Instant,
 }
 
+/// What the process of an idle connection does.
+#[derive(Debug, PartialEq, Eq)]
+enum Activity {
+    /// It waits for the next request.
+    Waits,
+    /// Its script goes on after the response.
+    Runs,
+    /// Its script wrote after the end of the response, which the next request must not receive, or it has ended.
+    Spoiled,
+}
+
 impl Idle {
-    /// Returns whether the process waits for the next request. PHP reads the last record of a request, which is empty,
-    /// only then: until the script has ended that record is in the socket.
-    fn is_ready(&self) -> bool {
-        self.connection.is_all_read()
+    /// Asks the kernel, which knows more than the runtime.
+    ///
+    /// PHP reads the last record of a request, which is empty, only when it waits for the next one: until the script
+    /// has ended that record is in the socket. What a script has written before is then in the other queue.
+    fn activity(&self) -> Activity {
+        if !self.connection.is_all_read() {
+            Activity::Runs
+        } else if self.connection.has_input() {
+            Activity::Spoiled
+        } else {
+            Activity::Waits
+        }
     }
 }
 
@@ -72,8 +91,21 @@ impl State {
     /// Takes an idle connection, which is to be closed. That of a process that waits is preferred, since this process
     /// then accepts another connection.
     fn evict(&mut self) -> Option<Idle> {
-        let ready = self.idle.iter().position(Idle::is_ready);
-        self.idle.remove(ready.unwrap_or(0))
+        let waits = self.idle.iter().position(|idle| idle.activity() == Activity::Waits);
+        self.idle.remove(waits.unwrap_or(0))
+    }
+
+    /// Takes the connection of this runtime that was used last and whose process waits, and into `closed` those that
+    /// are spoiled.
+    fn take_waiting(&mut self, runtime: Id, closed: &mut Vec<Idle>) -> Option<Idle> {
+        for at in (0..self.idle.len()).rev().filter(|at| self.idle[*at].runtime == runtime) {
+            match self.idle[at].activity() {
+                Activity::Waits => return self.idle.remove(at),
+                Activity::Runs => {}
+                Activity::Spoiled => closed.extend(self.idle.remove(at)),
+            }
+        }
+        None
     }
 }
 
@@ -93,14 +125,14 @@ impl Connections {
         let runtime = Handle::current().id();
         let mut state = self.state();
         state.busy += 1;
-        let is_usable = |idle: &Idle| idle.runtime == runtime && idle.is_ready();
-        let newest = state.idle.iter().rposition(is_usable);
-        let idle = newest.and_then(|at| state.idle.remove(at));
+        let mut closed = Vec::new();
+        let idle = state.take_waiting(runtime, &mut closed);
         // Connections that cannot be used, such as those of other runtimes, must not occupy all processes.
-        let is_over = state.busy + state.idle.len() > self.processes;
-        let evicted = if is_over { state.evict() } else { None };
+        if state.busy + state.idle.len() > self.processes {
+            closed.extend(state.evict());
+        }
         drop(state);
-        drop(evicted);
+        drop(closed);
         let connections = self.clone();
         let lease = Lease { connections, runtime, is_busy: true, _in_use: in_use, _child: child };
         (lease, idle.map(|idle| idle.connection))

@@ -1,10 +1,9 @@
 //! `Exchange`: one request to PHP: waits for a process, then uses an idle connection to it or opens one.
 
 use std::{
-    future::{Future, poll_fn},
+    future::Future,
     mem,
     sync::{Arc, atomic::Ordering},
-    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -117,9 +116,7 @@ impl Exchange<'_> {
             let enter = self.shared.generations.enter(except.as_ref());
             let (generation, in_use) = self.wait(enter).await?;
             let (lease, idle) = generation.connections.checkout(child.clone(), in_use);
-            if let Some(mut connection) = idle
-                && poll_fn(|cx| Poll::Ready(connection.poll_usable(cx))).await
-            {
+            if let Some(connection) = idle {
                 return Ok((connection, lease, generation));
             }
             match Stream::connect(&generation.address).await {

@@ -116,6 +116,29 @@ async fn script_that_goes_on_after_its_response_delays_no_request() {
     shut_down(php).await;
 }
 
+#[tokio::test]
+#[cfg_attr(not(peer_php), ignore = "apt-get install php-fpm")]
+async fn output_after_the_end_of_a_response_reaches_no_other_request() {
+    let dir = site();
+    let late =
+        "<?php echo 'early'; fastcgi_finish_request(); echo str_repeat('late', 5000); flush();";
+    fs::write(dir.path().join("one/late.php"), late).unwrap();
+    let php = builder(dir.path()).start().unwrap();
+    let load: JoinSet<()> = (0..4)
+        .map(|_| {
+            let php = php.clone();
+            async move {
+                for _ in 0..50 {
+                    assert_eq!(ok(&php, "/late.php").await, "200 early");
+                    assert_eq!(ok(&php, "/a").await, "200 front /a");
+                }
+            }
+        })
+        .collect();
+    load.join_all().await;
+    shut_down(php).await;
+}
+
 /// The script of a request that was given up still runs in one of two processes.
 #[tokio::test]
 #[cfg_attr(not(peer_php), ignore = "apt-get install php-fpm")]

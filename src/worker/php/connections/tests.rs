@@ -82,6 +82,38 @@ async fn newest_idle_connection_serves_next_request() {
     assert_eq!(site.idle(), 2);
 }
 
+/// No await of these tests lets the runtime notice what the application writes.
+#[tokio::test]
+async fn connection_with_output_after_the_response_is_closed() {
+    let site = Site::new(2);
+    for late in [stdout("Status: 200\n\nof another request"), Vec::new()] {
+        let (lease, connection, mut app) = site.connect();
+        serve(lease, connection, &mut app).await;
+        assert_eq!(site.idle(), 1);
+        match &late[..] {
+            [] => drop(app), // the process has ended
+            late => assert_eq!(app.try_write(late).unwrap(), late.len()),
+        }
+        assert!(site.checkout().1.is_none());
+        assert_eq!(site.idle(), 0);
+    }
+}
+
+#[tokio::test]
+async fn connection_whose_script_goes_on_is_not_used() {
+    let site = Site::new(3);
+    let (lease, connection, mut app) = site.connect();
+    app.write_all(&[stdout("Status: 200\n\n"), end(0)].concat()).await.unwrap();
+    let request = Request::get("/a.php").body(Body::empty()).unwrap();
+    connection.exchange(request, Params::new(), lease).await.unwrap();
+    assert_eq!(site.idle(), 1);
+    let (lease, idle) = site.checkout();
+    assert!(idle.is_none());
+    read_request(&mut app).await;
+    assert!(site.checkout().1.is_some(), "it waits for the next request");
+    drop(lease);
+}
+
 #[tokio::test]
 async fn request_that_is_given_up_closes_its_connection_and_frees_its_process() {
     let site = Site::new(1);
