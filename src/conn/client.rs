@@ -186,7 +186,10 @@ impl<P: Protocol, I: Io> Connection<P, I> {
     }
 
     /// Returns whether the server has read all that was sent to it, or `true` if that is unknown.
-    #[cfg_attr(not(feature = "process"), allow(dead_code, reason = "for php-fpm"))]
+    #[cfg_attr(
+        not(any(feature = "process", feature = "upstream")),
+        allow(dead_code, reason = "for php-fpm")
+    )]
     pub(crate) fn is_all_read(&self) -> bool {
         self.state.io.send_queue_len().is_none_or(|len| len == 0)
     }

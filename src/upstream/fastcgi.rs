@@ -52,8 +52,9 @@ pub use builder::FastCgiBuilder;
 /// - Output on STDERR is logged: see [`conn::fcgi`](crate::conn::fcgi::Connection).
 /// - Idle connections are kept as those of a [`Remote`](super::Remote). php-fpm has one worker for each
 ///   connection, idle or not: [`keep_idle`](super::PoolConfig::keep_idle) must be less than its
-///   `pm.max_children`, and its default is 0. A script that goes on after its response (`fastcgi_finish_request`) delays
-///   the next request on its connection.
+///   `pm.max_children`, and its default is 0. While a script goes on after its response
+///   (`fastcgi_finish_request`), its connection is not used. That is recognized on a Unix socket only: over TCP, keep
+///   idle connections only for applications that do not do this.
 /// - A [`Deadline`](crate::peer::Deadline) in the request's extensions bounds the time to the response's
 ///   head, connecting included.
 ///

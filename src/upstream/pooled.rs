@@ -41,6 +41,10 @@ pub(super) trait Protocol: Send + Sync + Sized + 'static {
     /// The core of a connection.
     type Core: client::Protocol;
 
+    /// Whether a server may still work on a request after its response, and even write. Then a connection is used again
+    /// only if the server has read all that was sent to it, and has sent nothing.
+    const WORKS_AFTER_RESPONSE: bool = false;
+
     /// Creates a connection from a stream.
     fn connection(&self, stream: ServerStream) -> Connection<Self>;
 

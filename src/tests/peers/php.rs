@@ -20,7 +20,11 @@ use crate::{
     upstream::{FastCgi, PoolConfig},
 };
 
-const SCRIPTS: [(&str, &str); 10] = [
+const SCRIPTS: [(&str, &str); 11] = [
+    (
+        "late.php",
+        "<?php echo 'early'; fastcgi_finish_request(); echo str_repeat('late', 5000); flush();",
+    ),
     ("hello.php", "<?php echo 'hello ', $_SERVER['REMOTE_ADDR'];"),
     (
         "echo.php",
@@ -234,6 +238,22 @@ async fn killed_php_worker_fails_its_request_and_no_other() {
         assert_eq!(statuses(&killed.await.unwrap()), [502]);
         assert_eq!(statuses(&exchange(front.addr, &hello).await), [200]);
         front.stop().await;
+    }
+    php.stop().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_php), ignore = "apt-get install php-fpm")]
+async fn php_output_after_its_response_reaches_no_other_request() {
+    let php = Php::start().await;
+    let service = php.service(1);
+    for _ in 0..50 {
+        for (path, expected) in [("/late.php", "early"), ("/gone.php", "no such page")] {
+            let request = Request::get(path).header("host", "a").body(Body::empty()).unwrap();
+            let response = within(service.clone().oneshot(request)).await.unwrap();
+            let body = within(response.into_body().collect()).await.unwrap().to_bytes();
+            assert_eq!(body, expected);
+        }
     }
     php.stop().await;
 }

@@ -16,6 +16,10 @@ pub(super) struct FastCgi1 {
 impl Protocol for FastCgi1 {
     type Core = Core;
 
+    /// A script goes on after `fastcgi_finish_request`. On a Unix socket the last record of its request, which is
+    /// empty, is read only when the script has ended. TCP does not show it.
+    const WORKS_AFTER_RESPONSE: bool = true;
+
     fn connection(&self, stream: ServerStream) -> Connection<ServerStream> {
         Connection::new(stream, self.limits.clone())
     }

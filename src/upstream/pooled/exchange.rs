@@ -100,7 +100,10 @@ fn checkout<P: Protocol>(
         let timeout = server.config.idle_timeout;
         while let Some(mut idle) = server.pool.checkout(here, now, timeout) {
             let is_old = now.saturating_duration_since(idle.since) >= CHECK_AFTER;
-            if !(is_old && idle.connection.has_input())
+            let is_checked = is_old || P::WORKS_AFTER_RESPONSE;
+            // In this order: a server that has read all writes no more.
+            if (!P::WORKS_AFTER_RESPONSE || idle.connection.is_all_read())
+                && !(is_checked && idle.connection.has_input())
                 && server.may_reuse(&idle.connection, now)
                 && idle.connection.poll_usable(cx)
             {
