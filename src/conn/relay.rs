@@ -99,10 +99,11 @@ impl<I: Io, C: Carrier<I>> Relay<I, C> {
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(End::Complete),
             (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => {}
             _ => {
+                let now = clock::now();
                 if self.up.moved + self.down.moved > before {
-                    self.last_moved = clock::now();
+                    self.last_moved = now;
                 }
-                return self.poll_expired(cx);
+                return self.poll_expired(now, cx);
             }
         }
         Poll::Ready(match (up, down) {
@@ -133,9 +134,8 @@ impl<I: Io, C: Carrier<I>> Relay<I, C> {
         }
     }
 
-    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+    fn poll_expired(&mut self, mut now: Instant, cx: &mut Context<'_>) -> Poll<End> {
         loop {
-            let now = clock::now();
             let idle = self.last_moved.checked_add(self.limits.idle_timeout);
             if self.deadline.is_some_and(|deadline| deadline <= now) {
                 return Poll::Ready(End::TooLong);
@@ -154,6 +154,7 @@ impl<I: Io, C: Carrier<I>> Relay<I, C> {
                 self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next.into())));
             ready!(timer.as_mut().poll(cx));
             self.timer = None; // there was traffic since it was armed
+            now = clock::now();
         }
     }
 

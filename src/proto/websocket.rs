@@ -44,12 +44,21 @@ impl FrameScanner {
                 bytes = &bytes[n..];
                 continue;
             }
+            if self.head_len == 0
+                && let Some((head_len, payload_len)) = frame_head(bytes)
+            {
+                self.has_closed |= bytes[0] & 0x0f == CLOSE;
+                self.payload_left = payload_len;
+                bytes = &bytes[head_len..];
+                continue;
+            }
+            // The head is cut.
             self.head[self.head_len] = bytes[0];
             self.head_len += 1;
             bytes = &bytes[1..];
-            if let Some(len) = payload_len(&self.head[..self.head_len]) {
+            if let Some((_, payload_len)) = frame_head(&self.head[..self.head_len]) {
                 self.has_closed |= self.head[0] & 0x0f == CLOSE;
-                (self.head_len, self.payload_left) = (0, len);
+                (self.head_len, self.payload_left) = (0, payload_len);
             }
         }
     }
@@ -66,16 +75,17 @@ impl FrameScanner {
     }
 }
 
-/// Returns the length of the payload, if the head is complete (section 5.2).
-fn payload_len(head: &[u8]) -> Option<u64> {
-    let second = *head.get(1)?;
+/// Returns the length of a frame's head and that of its payload, if the head is complete (section 5.2).
+fn frame_head(bytes: &[u8]) -> Option<(usize, u64)> {
+    let second = *bytes.get(1)?;
     let mask = if second & 0x80 == 0 { 0 } else { 4 };
     let (extended, len) = match second & 0x7f {
-        126 => (2, head.get(2..4).map(|b| u64::from(u16::from_be_bytes([b[0], b[1]])))),
-        127 => (8, head.get(2..10).and_then(|b| Some(u64::from_be_bytes(b.try_into().ok()?)))),
+        126 => (2, bytes.get(2..4).map(|b| u64::from(u16::from_be_bytes([b[0], b[1]])))),
+        127 => (8, bytes.get(2..10).and_then(|b| Some(u64::from_be_bytes(b.try_into().ok()?)))),
         short => (0, Some(u64::from(short))),
     };
-    len.filter(|_| head.len() == 2 + extended + mask)
+    let head_len = 2 + extended + mask;
+    len.filter(|_| bytes.len() >= head_len).map(|len| (head_len, len))
 }
 
 /// Returns a Close frame with a code. Frames of a client are masked (section 5.3), those of a server are not.
