@@ -6,18 +6,18 @@ use h2::server::Builder;
 
 use crate::conn::{Config, Http2Config};
 
-/// Maximum number of streams of a connection that the client may cause this server to reset by malformed frames, 200
+/// Maximum number of streams of a connection that the client may cause this server to reset by malformed frames, 500
 /// (CVE-2025-8671). They include the requests beyond `max_streams` that a client sends before it has read the SETTINGS,
-/// usually up to 100.
-const MAX_PROVOKED_RESETS: usize = 200;
+/// usually up to 100, and DATA frames of a request whose reset is no longer remembered.
+const MAX_PROVOKED_RESETS: usize = 500;
 
 /// Bytes that DATA frames of less than 256 bytes may take in `h2` beside their content: 1 MiB, for 4,100 frames of a
 /// byte. They wait there until the driver polls their requests.
 const DATA_FRAME_BUDGET: usize = 1 << 20;
 
-/// Time in which a client may still send data of a request that this server has reset: 10 s, for a slow connection whose
-/// buffers are full.
-const RESET_MEMORY: Duration = Duration::from_secs(10);
+/// Time in which a client may still send data of a request that this server has reset: 2 s. A longer time would fill the
+/// memory of resets at a lower rate of requests.
+const RESET_MEMORY: Duration = Duration::from_secs(2);
 
 /// Returns a builder with the configured bounds.
 pub(super) fn of(options: &Http2Config, config: &Config) -> Builder {
@@ -38,7 +38,7 @@ pub(super) fn of(options: &Http2Config, config: &Config) -> Builder {
         .max_pending_accept_reset_streams(streams)
         // The data of a request that was answered early and reset is still on its way. For a stream that is no longer
         // known, `h2` counts each of its frames as a reset that the client has provoked.
-        .max_concurrent_reset_streams(streams.saturating_mul(4))
+        .max_concurrent_reset_streams(streams.saturating_mul(10))
         .reset_stream_duration(RESET_MEMORY)
         .max_local_error_reset_streams(Some(MAX_PROVOKED_RESETS));
     if options.extended_connect {
