@@ -76,7 +76,7 @@ struct Log {
 
 /// ```text
 ///   Admit ──▶ Called ──▶ Respond ──▶ Queued ──▶ Ended
-///     └──────────▶ Answered ─┘
+///     └──────────▶ Answered ─┘          └──▶ Discard
 /// ```
 enum Stage {
     /// Waits for the service's readiness, since this time.
@@ -88,6 +88,8 @@ enum Stage {
     Respond(Box<Outgoing>),
     /// `h2` has the whole response, and has not yet written its end.
     Queued(SendStream<Bytes>),
+    /// The response is complete, since this time, and the rest of the request's body is discarded.
+    Discard(Instant),
     /// The tunnel after a response of 101, or a successful CONNECT.
     Tunnel(Box<Tunnel>),
     Ended,
@@ -125,6 +127,7 @@ impl Exchange {
             Stage::Admit(..)
             | Stage::Called(..)
             | Stage::Answered(_)
+            | Stage::Discard(_)
             | Stage::Tunnel(_)
             | Stage::Ended => 0,
         }
@@ -141,9 +144,20 @@ impl Exchange {
         self.sending.has_ended |= sent.has_ended;
         let has_ended = self.sending.has_ended && matches!(self.stage, Stage::Queued(_));
         if has_ended {
+            let upload = self.upload.take();
             let _ = self.end(shared, true);
+            self.upload = upload;
+            if self.upload.is_some() {
+                self.stage = Stage::Discard(clock::now());
+                return false;
+            }
         }
         has_ended
+    }
+
+    /// Returns whether only the rest of the request's body is awaited.
+    pub(super) fn is_discarding(&self) -> bool {
+        matches!(self.stage, Stage::Discard(_))
     }
 
     /// Takes the request, to call the service, which is ready.
@@ -154,6 +168,7 @@ impl Exchange {
             | Stage::Answered(_)
             | Stage::Respond(_)
             | Stage::Queued(_)
+            | Stage::Discard(_)
             | Stage::Tunnel(_)
             | Stage::Ended => None,
         }
@@ -211,7 +226,7 @@ impl Exchange {
                     if result.is_err() {
                         return self.end_response(shared, &result);
                     }
-                    self.upload = None;
+                    self.discard_upload();
                     let stage = std::mem::replace(&mut self.stage, Stage::Ended);
                     if let Stage::Respond(outgoing) = stage {
                         self.stage = Stage::Queued(outgoing.into_stream());
@@ -229,8 +244,16 @@ impl Exchange {
                     };
                     return self.end_response(shared, &result);
                 }
-                Stage::Ended => return Poll::Ready(()),
+                Stage::Discard(_) if self.upload.is_some() => return Poll::Pending,
+                Stage::Discard(_) | Stage::Ended => return Poll::Ready(()),
             }
+        }
+    }
+
+    /// Discards the rest of the request's body, since the response is complete.
+    fn discard_upload(&mut self) {
+        if self.upload.as_mut().is_some_and(|upload| !upload.start_discarding()) {
+            self.upload = None;
         }
     }
 
@@ -296,6 +319,7 @@ impl Exchange {
             Stage::Admit(..)
             | Stage::Called(..)
             | Stage::Answered(_)
+            | Stage::Discard(_)
             | Stage::Tunnel(_)
             | Stage::Ended => {
                 self.respond.send_reset(reason);

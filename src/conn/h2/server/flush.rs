@@ -41,6 +41,9 @@ where
         let Some(stream) = self.streams.get(key) else { return };
         let has_ended = stream.exchange.record_sent(&self.shared, sent);
         stream.count(has_ended, &mut self.holding);
+        if stream.exchange.is_discarding() {
+            stream.waker.wake(); // for its deadline
+        }
         if has_ended {
             self.remove(key, now);
         }

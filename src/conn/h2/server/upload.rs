@@ -36,7 +36,13 @@ pub(super) struct Upload {
     expects_continue: bool,
     /// Whether all data was received, and trailers may follow.
     has_data: bool,
+    /// The bytes that may still be discarded, once nothing reads the body.
+    discard: Option<usize>,
 }
+
+/// Maximum number of bytes of a body that are discarded after its reader has gone: 64 KiB. A client that sends more is
+/// told to stop, by a reset (RFC 9113 section 8.1).
+const MAX_DISCARDED: usize = 64 << 10;
 
 /// The state of an upload after a poll.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,7 +53,9 @@ pub(super) enum Progress {
     WaitsForContinue,
     /// The client waits for the reader.
     Paused,
-    /// The body is complete, has failed, or has no reader any more.
+    /// The body has no reader any more, and its rest is discarded.
+    Discards,
+    /// The body is complete, has failed, or its rest is too long to be discarded.
     Ended,
 }
 
@@ -87,6 +95,7 @@ pub(super) fn open_body(
         meter: RateMeter::start(limits.body_rate, now),
         expects_continue,
         has_data: false,
+        discard: None,
     };
     (body, Some(upload))
 }
@@ -94,7 +103,13 @@ pub(super) fn open_body(
 impl Upload {
     /// Forwards received data while the reader has capacity.
     pub(super) fn poll(&mut self, limits: &Limits, now: Instant, cx: &mut Context<'_>) -> Progress {
-        let progress = self.pump(limits, now, cx);
+        let mut progress = Progress::Paused;
+        if self.discard.is_none() {
+            progress = self.pump(limits, now, cx);
+        }
+        if progress == Progress::Ended && self.start_discarding() || self.discard.is_some() {
+            return self.poll_discard(cx);
+        }
         match progress {
             Progress::Waits | Progress::WaitsForContinue => {
                 self.waits_since.get_or_insert(now);
@@ -107,7 +122,7 @@ impl Upload {
                 self.waits_since = None;
                 self.paused_since.get_or_insert(now);
             }
-            Progress::Ended => {}
+            Progress::Discards | Progress::Ended => {}
         }
         progress
     }
@@ -175,6 +190,40 @@ impl Upload {
         }
     }
 
+    /// Makes the rest of the body be discarded. Without it, its data would arrive after a reset of the stream, and `h2`
+    /// remembers a limited number of these. Returns `false` if nothing is left, or the client has not begun to send.
+    pub(super) fn start_discarding(&mut self) -> bool {
+        if self.has_data || self.expects_continue || self.recv.is_end_stream() {
+            return false;
+        }
+        self.take_sender();
+        self.release_unread();
+        (self.waits_since, self.paused_since) = (None, None);
+        self.discard.get_or_insert(MAX_DISCARDED);
+        true
+    }
+
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Progress {
+        while let Some(left) = self.discard {
+            match self.recv.poll_data(cx) {
+                Poll::Pending => return Progress::Discards,
+                Poll::Ready(Some(Ok(data))) => {
+                    let _ = self.recv.flow_control().release_capacity(data.len());
+                    self.discard = left.checked_sub(data.len());
+                }
+                Poll::Ready(Some(Err(_)) | None) => break,
+            }
+        }
+        Progress::Ended
+    }
+
+    fn release_unread(&mut self) {
+        let unread = std::mem::take(&mut self.unread).len();
+        if unread > 0 {
+            let _ = self.recv.flow_control().release_capacity(unread);
+        }
+    }
+
     /// Returns whether the client waits for the reader.
     pub(super) fn is_paused(&self) -> bool {
         self.paused_since.is_some()
@@ -222,9 +271,6 @@ impl Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         // `h2` would release it at the end of the stream, and other requests of the connection may need it before.
-        let unread = self.unread.len();
-        if unread > 0 {
-            let _ = self.recv.flow_control().release_capacity(unread);
-        }
+        self.release_unread();
     }
 }

@@ -1,12 +1,15 @@
 //! The deadlines of an exchange.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use h2::Reason;
 use http::StatusCode;
 
 use super::{Exchange, Stage};
 use crate::conn::{Config, h2::server::Shared, log_request};
+
+/// Time in which the rest of a request's body is discarded after its response: 1 s.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Exchange {
     /// Returns the earliest deadline of this stage.
@@ -17,6 +20,7 @@ impl Exchange {
             Stage::Called(..) if self.waits_for_client => None,
             Stage::Called(_, since) => since.checked_add(config.answer_timeout),
             Stage::Respond(outgoing) => outgoing.deadline(config.write_timeout),
+            Stage::Discard(since) => since.checked_add(DISCARD_TIMEOUT),
             Stage::Answered(_) | Stage::Queued(_) | Stage::Tunnel(_) | Stage::Ended => None,
         };
         [upload, stage].into_iter().flatten().min()
@@ -56,6 +60,10 @@ impl Exchange {
                 let message = "the client does not read the response";
                 log_request!(debug, "vestibule::request", &self.info, "{message}");
                 self.reset(Reason::CANCEL);
+            }
+            Stage::Discard(_) => {
+                self.upload = None;
+                self.stage = Stage::Ended;
             }
             Stage::Answered(_) | Stage::Queued(_) | Stage::Tunnel(_) | Stage::Ended => {}
         }

@@ -109,7 +109,7 @@ impl Exchange {
                 Continue(())
             }
             Ok(stream) => {
-                self.upload = None;
+                self.discard_upload();
                 self.stage = Stage::Queued(stream);
                 Continue(())
             }
