@@ -98,8 +98,12 @@ impl State {
     /// Takes the connection of this runtime that was used last and whose process waits, and into `closed` those that
     /// are spoiled.
     fn take_waiting(&mut self, runtime: Id, closed: &mut Vec<Idle>) -> Option<Idle> {
-        for at in (0..self.idle.len()).rev().filter(|at| self.idle[*at].runtime == runtime) {
-            match self.idle[at].activity() {
+        for at in (0..self.idle.len()).rev() {
+            let idle = &self.idle[at];
+            if idle.runtime != runtime {
+                continue;
+            }
+            match idle.activity() {
                 Activity::Waits => return self.idle.remove(at),
                 Activity::Runs => {}
                 Activity::Spoiled => closed.extend(self.idle.remove(at)),
