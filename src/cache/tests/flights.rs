@@ -326,7 +326,6 @@ fn requests_of_several_threads_share_a_fetch_however_short_it_is() {
                 let runtime = runtime.unwrap();
                 for round in 0..ROUNDS {
                     barrier.wait();
-                    // A thread may look up the response before another one stores it, and start a fetch after that.
                     runtime.block_on(fetch(&site, &format!("/{round}")));
                 }
             });

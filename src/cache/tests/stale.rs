@@ -1,5 +1,14 @@
 //! Stale responses: validation, use during revalidation, and use because the origin fails.
 
+use std::{
+    pin::pin,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Waker},
+};
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -246,4 +255,27 @@ async fn response_without_a_lifetime_is_never_used_without_validation() {
         let third = site.clone().oneshot(get("/", &[])).await;
         assert!(third.is_err(), "the failure of the origin is passed on");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn response_that_was_stored_since_the_lookup_is_not_fetched_again() {
+    let origin = Origin::with_fields(&[("cache-control", "max-age=1")]);
+    let (other, has_run) = (Arc::<OnceLock<Site>>::default(), AtomicBool::new(false));
+    let site_of_other = other.clone();
+    // Called between the lookup of a stale response and the start of its fetch.
+    let fetch_meanwhile = move || {
+        if !has_run.swap(true, Relaxed) {
+            let mut request = pin!(fetch(site_of_other.get().unwrap(), "/"));
+            let polled = request.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            assert_eq!(polled, Poll::Ready("2".to_owned()));
+        }
+        false
+    };
+    let layer = CacheLayer::builder().stale_while(fetch_meanwhile).build();
+    let site = site(&layer, &origin);
+    other.set(site.clone()).unwrap();
+    assert_eq!(fetch(&site, "/").await, "1");
+    tokio::time::advance(SEC).await;
+    assert_eq!(fetch(&site, "/").await, "2");
+    assert_eq!(origin.count(), 2);
 }
