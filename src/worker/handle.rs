@@ -24,7 +24,7 @@ use crate::{
     error::{Error, Kind},
     net::Gate,
     peer::Deadline,
-    policy::restart::after,
+    policy::restart::{WorkerId, after},
 };
 
 /// A shared owner of a pool, and the permit for the next request.
@@ -89,6 +89,15 @@ impl PoolHandle {
     }
 
     pub(super) fn submit(&mut self, request: Request) -> ResponseFuture {
+        self.submit_near(request, |_| false)
+    }
+
+    /// Queues a request like [`submit`](Self::submit), preferably for an idle worker that `is_near`: in this runtime.
+    pub(super) fn submit_near(
+        &mut self,
+        request: Request,
+        is_near: impl Fn(WorkerId) -> bool,
+    ) -> ResponseFuture {
         let pool = &self.owner.pool;
         let permit = match self.reservation.take(&pool.permits, pool.queue_timeout) {
             Ok(permit) => permit,
@@ -101,7 +110,7 @@ impl PoolHandle {
         let queue_until = after(queued_at, permit.remaining);
         let deadline = request.extensions().get::<Deadline>().map(|d| d.0);
         let job = Job::new(request, permit.permit, Times { queued_at, queue_until, deadline });
-        pool.push(&job);
+        pool.push(&job, is_near);
         ResponseFuture::waiting(job, pool.clone())
     }
 }

@@ -162,8 +162,8 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a job and wakes an idle worker.
-    pub(super) fn push(&self, job: &Arc<Job>) {
+    /// Queues a job and wakes an idle worker, one that `is_near` if there is one: in the runtime of the caller.
+    pub(super) fn push(&self, job: &Arc<Job>, is_near: impl Fn(WorkerId) -> bool) {
         let mut s = self.lock();
         if s.supervisor.has_failed() {
             drop(s);
@@ -173,7 +173,7 @@ impl Pool {
             drop(s);
             return self.refuse(job, closed());
         };
-        let idle = s.queue.wake_next(job.queued_at());
+        let idle = s.queue.wake_near(job.queued_at(), is_near);
         let due =
             s.queue.wake_again_at().map_or_else(|| job.expires_at(), |at| at.min(job.expires_at()));
         self.wake_supervisor_by(&mut s, due);

@@ -190,8 +190,9 @@ impl<B: HttpBody> Service<Request<B>> for Processes {
         if let Some(switch) = &switch {
             switch.set_upgrade(&mut request);
         }
-        self.handle.pool().runtimes.add_current();
-        ProcessesFuture { response: self.handle.submit(request), switch }
+        let assigned = self.handle.pool().runtimes.add_current();
+        let is_near = |id| assigned.is_some_and(|workers| workers.contains(id));
+        ProcessesFuture { response: self.handle.submit_near(request, is_near), switch }
     }
 }
 

@@ -63,6 +63,9 @@ pub(super) struct Queue {
 struct Coming {
     worker: WorkerId,
     since: Instant,
+    /// Whether it is in the runtime of the callers of all waiting jobs. If that runtime is late, so are the callers:
+    /// another worker gains nothing, so the supervisor's thread need not be woken to wake one.
+    is_near: bool,
 }
 
 /// Time after which another worker is woken if the first one has not taken its job: 1 ms, a few times the wake-up
@@ -117,15 +120,34 @@ impl Queue {
             return None;
         }
         let (worker, waker) = self.idle.pop()?;
-        self.coming = Some(Coming { worker, since: now });
+        self.coming = Some(Coming { worker, since: now, is_near: false });
         Some(waker)
+    }
+
+    /// Wakes a worker like [`wake_next`](Self::wake_next), preferably one that `is_near`: in the runtime of the job's
+    /// caller.
+    pub(super) fn wake_near(
+        &mut self,
+        now: Instant,
+        is_near: impl Fn(WorkerId) -> bool,
+    ) -> Option<Waker> {
+        if let Some(at) = self.idle.iter().rposition(|(id, _)| is_near(*id)) {
+            let worker = self.idle.remove(at);
+            self.idle.push(worker);
+        }
+        let waker = self.wake_next(now);
+        if let Some(coming) = &mut self.coming {
+            let was_near = if waker.is_some() { self.jobs.len() == 1 } else { coming.is_near };
+            coming.is_near = was_near && is_near(coming.worker);
+        }
+        waker
     }
 
     /// Returns when [`wake_next`](Self::wake_next) wakes another worker for a waiting job, although one was already
     /// woken, or for one that is ahead.
     pub(super) fn wake_again_at(&self) -> Option<Instant> {
         let has_choice = !self.jobs.is_empty() && !self.idle.is_empty();
-        let again = self.coming.as_ref().filter(|_| has_choice);
+        let again = self.coming.as_ref().filter(|coming| has_choice && !coming.is_near);
         let again = again.map(|coming| coming.since + WAKE_TIMEOUT);
         [again, self.retry_ahead_at()].into_iter().flatten().min()
     }
@@ -183,7 +205,7 @@ impl Queue {
             return Poll::Ready(Next::Closed);
         }
         if may_yield && self.coming.is_none() {
-            self.coming = Some(Coming { worker, since: now });
+            self.coming = Some(Coming { worker, since: now, is_near: false });
             return Poll::Ready(Next::Yield);
         }
         match self.idle.iter_mut().find(|(id, _)| *id == worker) {

@@ -20,21 +20,41 @@ pub(in super::super) struct Runtimes {
     count: AtomicUsize,
 }
 
+/// The workers that are assigned to one of the runtimes.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) struct Assigned {
+    index: usize,
+    runtimes: usize,
+}
+
+impl Assigned {
+    pub(in super::super) fn contains(self, id: WorkerId) -> bool {
+        index(id, self.runtimes) == self.index
+    }
+}
+
+/// Returns the index of the runtime that worker `id` is assigned to.
+fn index(id: WorkerId, runtimes: usize) -> usize {
+    let count = runtimes.max(1) as u64;
+    (id.number() % count) as usize
+}
+
 impl Runtimes {
     fn list(&self) -> MutexGuard<'_, Vec<Handle>> {
         // Nothing panics while the lock is held.
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds the current runtime, if it serves connections.
-    pub(in super::super) fn add_current(&self) {
-        let Ok(current) = Handle::try_current() else { return };
+    /// Adds the current runtime, if it serves connections. Returns the workers that are assigned to it.
+    pub(in super::super) fn add_current(&self) -> Option<Assigned> {
+        let current = Handle::try_current().ok()?;
         let mut list = self.list();
-        let is_known = list.iter().any(|runtime| runtime.id() == current.id());
-        if !is_known && list.len() < MAX_RUNTIMES && is_serving(&current) {
+        let known = list.iter().position(|runtime| runtime.id() == current.id());
+        if known.is_none() && list.len() < MAX_RUNTIMES && is_serving(&current) {
             list.push(current);
             self.count.store(list.len(), Ordering::Relaxed);
         }
+        Some(Assigned { index: known?, runtimes: list.len() })
     }
 
     /// Removes a runtime that has ended.
@@ -55,8 +75,7 @@ impl Runtimes {
             return None;
         }
         let list = self.list();
-        let at = id.number() % u64::try_from(list.len().max(1)).ok()?;
-        let runtime = list.get(usize::try_from(at).ok()?)?;
+        let runtime = list.get(index(id, list.len()))?;
         let is_here = here.is_some_and(|here| here.id() == runtime.id());
         (!is_here).then(|| runtime.clone())
     }

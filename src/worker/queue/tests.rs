@@ -54,6 +54,32 @@ fn job_wakes_another_worker_when_one_does_not_come() {
 }
 
 #[test]
+fn job_wakes_worker_in_the_runtime_of_its_caller_and_waits_for_no_other() {
+    let (permits, now) = (Arc::new(Semaphore::new(9)), Instant::now());
+    let (mut queue, ids) = with_idle(3, now);
+    push(&mut queue, &permits, now);
+    assert!(queue.wake_near(now, |id| id == ids[0]).is_some());
+    assert!(queue.take_idle(ids[0]).is_none(), "it was woken");
+    assert_eq!((queue.idle(), queue.wake_again_at()), (2, None));
+    // A caller in another runtime is not late with that worker.
+    push(&mut queue, &permits, now);
+    assert!(queue.wake_near(now, |id| id == ids[1]).is_none());
+    assert_eq!(queue.wake_again_at(), Some(now + WAKE_TIMEOUT));
+    assert!(matches!(poll(&mut queue, ids[0], now, false), Poll::Ready(Next::Begin(..))));
+    assert!(queue.wake_next(now).is_some());
+}
+
+#[test]
+fn job_wakes_any_worker_if_none_is_in_the_runtime_of_its_caller() {
+    let (permits, now) = (Arc::new(Semaphore::new(9)), Instant::now());
+    let (mut queue, ids) = with_idle(2, now);
+    push(&mut queue, &permits, now);
+    assert!(queue.wake_near(now, |_| false).is_some());
+    assert!(queue.take_idle(ids[1]).is_none(), "it became idle last");
+    assert_eq!(queue.wake_again_at(), Some(now + WAKE_TIMEOUT));
+}
+
+#[test]
 fn job_wakes_another_worker_when_one_leaves() {
     let (permits, now) = (Arc::new(Semaphore::new(9)), Instant::now());
     let (mut queue, ids) = with_idle(2, now);
