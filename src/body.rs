@@ -63,7 +63,7 @@ use crate::error::BoxError;
 ///
 /// It keeps its kind: a body made [`from`](Self::from) bytes is still bytes after a pass through layers, so
 /// a server writes it with the head in one call, and a [file slice](Self::file) is sent by `sendfile`. For
-/// all other code it is an [`http_body::Body`].
+/// all other code it is an `http_body::Body`.
 ///
 /// ```
 /// use vestibule::Body;
@@ -92,7 +92,7 @@ pub(crate) enum Kind {
 
 /// A body that every service of this crate accepts: shorthand for the bounds.
 ///
-/// Implemented for every [`http_body::Body`] of [`Bytes`] that qualifies. Use it as a bound;
+/// Implemented for every `http_body::Body` of `Bytes` that qualifies. Use it as a bound;
 /// [`Body::new`] turns a value of such a type into a [`Body`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an HTTP body that this crate accepts",
@@ -113,7 +113,7 @@ impl Body {
         Self(Kind::Empty)
     }
 
-    /// Wraps any [`http_body::Body`] of [`Bytes`]. A [`Body`] is returned unchanged.
+    /// Wraps any `http_body::Body` of `Bytes`. A [`Body`] is returned unchanged.
     pub fn new<B: HttpBody>(body: B) -> Self {
         let mut slot = Some(body);
         if let Some(ours) = (&mut slot as &mut dyn Any).downcast_mut::<Option<Self>>() {

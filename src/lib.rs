@@ -249,7 +249,7 @@ pub use serve::serve;
 #[cfg(feature = "server")]
 pub use service::HttpService;
 
-/// An [`http::Request`], by default with [`Body`].
+/// An `http::Request`, by default with [`Body`].
 pub type Request<B = Body> = http::Request<B>;
-/// An [`http::Response`], by default with [`Body`].
+/// An `http::Response`, by default with [`Body`].
 pub type Response<B = Body> = http::Response<B>;

@@ -8,7 +8,7 @@ use crate::{
     error::BoxError,
 };
 
-/// A [`Service`] from a [`Request`] to a [`Response`] whose bodies and error this crate accepts.
+/// A `tower::Service` from a `Request` to a `Response` whose bodies and error this crate accepts.
 ///
 /// Implemented for every service that qualifies: an `axum::Router`, a `tower_http` service,
 /// a [`tower::service_fn`](https://docs.rs/tower/latest/tower/fn.service_fn.html), and every service

@@ -24,7 +24,7 @@ const READ_STEP: u64 = 64 << 10;
 /// Bytes `offset .. offset + len` of an open file.
 ///
 /// The descriptor is shared and its position is not used, so many responses may send one open file. On a
-/// plain socket a server sends the slice with `sendfile`; as an [`http_body::Body`] it is read in steps of
+/// plain socket a server sends the slice with `sendfile`; as an `http_body::Body` it is read in steps of
 /// 64 KiB. In both cases another thread first reads bytes that are not resident into the page cache, so that
 /// no connection waits for a disk. (Without the feature `server` there is no such thread: each step is read
 /// on the thread that polls.)

@@ -34,7 +34,7 @@ impl Segment {
     }
 }
 
-/// A source of segments. As an [`http_body::Body`], for other code than this crate's server, its segments in
+/// A source of segments. As an `http_body::Body`, for other code than this crate's server, its segments in
 /// files and pipes are read step by step.
 pub(crate) trait Segments: Send {
     /// As [`http_body::Body::poll_frame`].

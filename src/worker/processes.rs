@@ -26,7 +26,7 @@ use crate::{
     semantics::{forwarded::ForwardedFields, gateway},
 };
 
-/// The handle of a pool of worker processes: a [`Service`], cheap to clone.
+/// The handle of a pool of worker processes: a `tower::Service`, cheap to clone.
 ///
 /// Permits, the queue, deadlines and shutdown are those of [`Threads`](super::Threads). A worker receives one request
 /// at a time, with its complete body if there is a [`RequestBufferLayer`](crate::layer::RequestBufferLayer) in front.

@@ -19,7 +19,7 @@ use crate::{
     semantics::lookalike,
 };
 
-/// The handle of a pool of worker threads: a [`Service`], cheap to clone.
+/// The handle of a pool of worker threads: a `tower::Service`, cheap to clone.
 ///
 /// **Permits.** The pool has a permit for each worker and each slot of the queue. `poll_ready` reserves one for
 /// this handle; a clone has none. `call` uses it, and it is released when the work has ended:

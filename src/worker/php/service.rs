@@ -34,7 +34,7 @@ use crate::{
     },
 };
 
-/// The handle of a PHP application: a [`Service`], cheap to clone.
+/// The handle of a PHP application: a `tower::Service`, cheap to clone.
 ///
 /// **Scripts.** The path of a request names a script below the folder (see
 /// [`Scripts`](crate::semantics::cgi::Scripts)). Other paths are handled by the front controller, or answered with 404
