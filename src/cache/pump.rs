@@ -24,6 +24,9 @@ use crate::{Body, Response, budget::Lease, semantics::cache::NoVarySearch};
 /// The maximum number of available bytes that are read in the task of the request, 256 KiB.
 const MAX_AVAILABLE: u64 = 256 << 10;
 
+/// The maximum number of their pieces, 1,024, since a piece may be empty.
+const MAX_AVAILABLE_PIECES: usize = 1024;
+
 /// Stores a response, and returns the response to its request. If its content is not yet complete, a task of its own reads
 /// the rest, so that a slow client does not delay it.
 pub(super) fn store(
@@ -91,6 +94,7 @@ impl Available {
     fn read(body: &mut Body, cx: &mut Context<'_>) -> Self {
         let mut this = Self { pieces: Vec::new(), len: 0, end: None };
         while this.len <= MAX_AVAILABLE
+            && this.pieces.len() < MAX_AVAILABLE_PIECES
             && let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx)
         {
             match frame {

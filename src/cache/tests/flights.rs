@@ -312,6 +312,21 @@ async fn complete_content_is_stored_without_a_task() {
     assert_eq!((tasks(), origin.count()), (before, 2));
 }
 
+#[tokio::test]
+async fn content_of_empty_pieces_holds_up_neither_its_response_nor_others() {
+    let origin = Origin::new(|_, _| {
+        let pieces = std::iter::repeat_with(|| Ok::<_, BoxError>(bytes::Bytes::new()));
+        let body = Body::from_stream(tokio_stream::iter(pieces));
+        Ok(response(&[("cache-control", "max-age=60")], body))
+    });
+    let site = site(&CacheLayer::new(), &origin);
+    let endless = send(&site, "/").await;
+    assert_eq!(
+        (endless.status(), send(&site, "/other").await.status()),
+        (StatusCode::OK, StatusCode::OK)
+    );
+}
+
 #[test]
 fn requests_of_several_threads_share_a_fetch_however_short_it_is() {
     const THREADS: usize = 4;
