@@ -41,8 +41,8 @@ pub(super) struct Fetch {
     pub(super) key: Key,
     pub(super) stale: Option<Arc<Object>>,
     pub(super) reason: Forwarded,
-    /// The number of objects that had been stored before the lookup.
-    pub(super) stored: u64,
+    /// The number of [changes](super::flight::Flights::changes) before the lookup.
+    pub(super) changes: u64,
 }
 
 impl Fetch {
@@ -115,22 +115,25 @@ where
         return ResponseFuture::forward(forward(shared, inner, fetch));
     }
     let is_joinable = fetch.is_joinable(shared);
-    match enter(shared, &fetch, is_joinable) {
-        Role::Single(invalidations) => {
-            let entry = Entry::Late(invalidations);
-            ResponseFuture::forward(forward_miss(shared, inner, fetch, entry))
-        }
-        // Otherwise another fetch may have ended since the lookup.
-        Role::Lead(leader) if shared.flights.stored() == fetch.stored => {
-            let entry = Entry::Leader(leader);
-            ResponseFuture::forward(forward_miss(shared, inner, fetch, entry))
-        }
-        Role::Unstored => ResponseFuture::forward(forward(shared, inner, fetch)),
+    let role = enter(shared, &fetch, is_joinable);
+    // If there was a change, the response may have been stored, or the stale one invalidated, since the lookup.
+    let is_current = shared.flights.changes() == fetch.changes;
+    let entry = match role {
+        Role::Single(invalidations) if is_current => Entry::Late(invalidations),
+        Role::Lead(leader) if is_current => Entry::Leader(leader),
+        Role::Unstored => return ResponseFuture::forward(forward(shared, inner, fetch)),
         role => {
             let (shared, inner) = (shared.clone(), inner.clone());
-            ResponseFuture::boxed(fetch_after_wait(shared, inner, fetch, role, is_joinable))
+            return ResponseFuture::boxed(fetch_after_wait(
+                shared,
+                inner,
+                fetch,
+                role,
+                is_joinable,
+            ));
         }
-    }
+    };
+    ResponseFuture::forward(forward_miss(shared, inner, fetch, entry))
 }
 
 /// Returns the role of a request for the whole response.
@@ -233,14 +236,28 @@ where
     let Role::Lead(leader) = entry else { return };
     shared.counters.refreshes.add();
     let key = fetch.key.clone();
-    let forward = leader::forward(shared, inner, fetch, Entry::Leader(leader));
+    let is_current = shared.flights.changes() == fetch.changes;
+    let (cache, inner) = (shared.clone(), inner.clone());
     shared.spawn(async move {
+        // A response that was invalidated since the lookup must not be validated.
+        if !is_current && !is_still_stored(&cache, &mut fetch).await {
+            return;
+        }
+        let forward = leader::forward(&cache, &inner, fetch, Entry::Leader(leader));
         if let Err(error) = forward.await {
             let error = tracing::field::display(Chain(&*error));
             tracing::debug!(%key, error, "cannot refresh a stored response");
         }
         drop(permit);
     });
+}
+
+/// Repeats the lookup. Returns whether the stale response is still stored.
+async fn is_still_stored(shared: &Shared, fetch: &mut Fetch) -> bool {
+    let revision = |object: &Option<Arc<Object>>| object.as_ref().map(|object| object.revision);
+    let before = revision(&fetch.stale);
+    fetch.stale = shared.lookup(&fetch.key, fetch.headers()).await.object;
+    fetch.stale.is_some() && revision(&fetch.stale) == before
 }
 
 /// Repeats the lookup, and returns the response if it is fresh. Otherwise it becomes the stale response of the request.

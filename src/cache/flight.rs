@@ -30,8 +30,8 @@ pub(super) struct Flights {
     /// Also locked during writes to the store, so that an invalidation misses none of them.
     by_key: Mutex<ByKey>,
     invalidations: Invalidations,
-    /// The number of objects that were stored so far.
-    stored: AtomicU64,
+    /// The number of objects that were stored, and of invalidations, so far.
+    changes: AtomicU64,
     len: AtomicUsize,
     followers: AtomicUsize,
 }
@@ -141,10 +141,10 @@ impl Flights {
         Some(Leader { flights: self.clone(), key: key.clone(), flight, is_listed: true })
     }
 
-    /// Returns the number of objects that were stored so far. If it has not changed between a lookup and the start of a
-    /// fetch, the lookup need not be repeated.
-    pub(super) fn stored(&self) -> u64 {
-        self.stored.load(Relaxed)
+    /// Returns the number of objects that were stored, and of invalidations, so far. If it has not changed between a
+    /// lookup and the start of a fetch, the lookup need not be repeated.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Relaxed)
     }
 
     /// Returns whether a fetch for `key` is in progress that the request could follow.
@@ -161,6 +161,7 @@ impl Flights {
     ) -> R {
         let by_key = self.lock();
         self.invalidations.add();
+        self.changes.fetch_add(1, Relaxed);
         for (key, flights) in by_key.iter() {
             for flight in flights {
                 let is_selected = match &*flight.phase() {
@@ -181,6 +182,7 @@ impl Flights {
     pub(super) fn invalidate_key<R>(&self, key: &Key, change_store: impl FnOnce() -> R) -> R {
         let by_key = self.lock();
         self.invalidations.add_key(key);
+        self.changes.fetch_add(1, Relaxed);
         for flight in by_key.get(key).into_iter().flatten() {
             flight.is_invalidated.store(true, Relaxed);
         }
@@ -256,7 +258,7 @@ impl Leader {
         let is_stored = !self.flight.is_invalidated.load(Relaxed);
         if is_stored {
             store.insert(&self.key, object);
-            flights.stored.fetch_add(1, Relaxed);
+            flights.changes.fetch_add(1, Relaxed);
         }
         self.unlist(&mut by_key);
         drop(by_key);

@@ -11,7 +11,7 @@ use super::key::{Key, KeyHasher};
 pub(super) struct Invalidations {
     /// Of many responses.
     all: AtomicU64,
-    /// Of single keys, by their hash: so an invalidation concerns one of 256 other keys too.
+    /// Of single keys, by their hash: so an invalidation of a key also counts for 1 in 256 other keys.
     by_hash: [AtomicU64; 256],
     hasher: KeyHasher,
 }

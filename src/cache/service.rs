@@ -75,14 +75,14 @@ where
             shared.counters.bypassed.add();
             return ResponseFuture::forward(bypass::bypass(shared, inner, request));
         };
-        let stored = shared.flights.stored();
+        let changes = shared.flights.changes();
         match shared.get(&key, request.headers()) {
-            Lookup::Ready(found) => answer_or_forward(shared, inner, request, key, found, stored),
+            Lookup::Ready(found) => answer_or_forward(shared, inner, request, key, found, changes),
             Lookup::Pending(found) => {
                 let (shared, inner) = (shared.clone(), inner.clone());
                 ResponseFuture::boxed(async move {
                     let found = found.await;
-                    answer_or_forward(&shared, &inner, request, key, found, stored).await
+                    answer_or_forward(&shared, &inner, request, key, found, changes).await
                 })
             }
         }
@@ -96,7 +96,7 @@ fn answer_or_forward<S>(
     request: Request<Body>,
     key: Key,
     found: Found,
-    stored: u64,
+    changes: u64,
 ) -> ResponseFuture<S>
 where
     S: HttpService + Clone + Send + 'static,
@@ -105,7 +105,7 @@ where
     let control = shared.control(request.headers());
     let decision = decide(shared, &request, control, found);
     let (parts, _) = request.into_parts();
-    let fetch = |parts, stale, reason| Fetch { parts, control, key, stale, reason, stored };
+    let fetch = |parts, stale, reason| Fetch { parts, control, key, stale, reason, changes };
     match decision {
         Decision::Answer(response) => {
             head_pool::release(parts);

@@ -279,3 +279,28 @@ async fn response_that_was_stored_since_the_lookup_is_not_fetched_again() {
     assert_eq!(fetch(&site, "/").await, "2");
     assert_eq!(origin.count(), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn response_that_was_invalidated_since_the_lookup_is_not_validated() {
+    let origin = Origin::new(|request, n| {
+        let is_conditional = request.headers().contains_key("if-none-match");
+        let status = ("status", if is_conditional { "304" } else { "200" });
+        Ok(response(&[("cache-control", "max-age=1"), ("etag", "W/\"1\""), status], n.to_string()))
+    });
+    let (cache, has_run) = (Arc::<OnceLock<CacheHandle>>::default(), AtomicBool::new(false));
+    let cache_of_other = cache.clone();
+    // Called between the lookup of a stale response and the start of its fetch.
+    let delete_meanwhile = move || {
+        if !has_run.swap(true, Relaxed) {
+            let key = Key::new("http", "site.example", "/", None).unwrap();
+            cache_of_other.get().unwrap().delete(&key, Purge::Hard);
+        }
+        false
+    };
+    let layer = CacheLayer::builder().stale_while(delete_meanwhile).build();
+    cache.set(layer.handle()).unwrap();
+    let site = site(&layer, &origin);
+    assert_eq!(fetch(&site, "/").await, "1");
+    tokio::time::advance(SEC).await;
+    assert_eq!(fetch(&site, "/").await, "2", "the content that was deleted is not used again");
+}
