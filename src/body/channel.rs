@@ -27,6 +27,10 @@ pub const CHANNEL_CAPACITY: usize = 64 << 10;
 /// number.
 const MIN_PIECE_COST: usize = 256;
 
+/// Each pipe counts at least half of the capacity: it has two file descriptors, however few bytes are in it.
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only drivers make them"))]
+const MIN_PIPE_COST: usize = CHANNEL_CAPACITY / 2;
+
 /// A queued part of a body.
 enum Piece {
     Bytes(Bytes),
@@ -43,7 +47,10 @@ impl Piece {
     }
 
     fn cost(&self) -> usize {
-        self.len().max(MIN_PIECE_COST)
+        match self {
+            Self::Bytes(bytes) => bytes.len().max(MIN_PIECE_COST),
+            Self::Pipe(pipe) => pipe.len().max(MIN_PIPE_COST),
+        }
     }
 }
 

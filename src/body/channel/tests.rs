@@ -99,6 +99,18 @@ fn pipe_counts_like_bytes_and_is_read_in_their_order() {
 
 #[test]
 #[cfg(feature = "server")]
+fn channel_holds_two_pipes_however_few_bytes_are_in_them() {
+    let cx = &mut Context::from_waker(Waker::noop());
+    let (tx, body) = Body::channel(None);
+    body.accept_sent_pipes();
+    for is_full in [false, true] {
+        tx.send_pipe(pipe(b"a")).unwrap();
+        assert_eq!(tx.poll_ready(cx).is_pending(), is_full);
+    }
+}
+
+#[test]
+#[cfg(feature = "server")]
 fn pipe_that_is_partly_read_counts_until_its_end() {
     use std::{io::Write, os::fd::OwnedFd};
     let len = 100_000;
