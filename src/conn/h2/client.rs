@@ -115,6 +115,9 @@ pub async fn handshake<I: Io>(
         .data_frame_budget(DATA_FRAME_BUDGET)
         .max_concurrent_reset_streams(MAX_RESET_STREAMS)
         .reset_stream_duration(RESET_MEMORY)
+        // Data of requests that were cancelled long ago is no fault of the server. The default ends the connection after
+        // 1,024 such frames.
+        .max_local_error_reset_streams(None)
         .handshake(io)
         .await
         .map_err(|error| error.into_io().unwrap_or_else(|| io::ErrorKind::InvalidData.into()))?;
