@@ -110,6 +110,14 @@ impl Queue {
     /// follows.
     pub(super) fn push_front(&mut self, job: &Arc<Job>) {
         self.jobs.push_front(job.clone());
+        self.record_other_caller();
+    }
+
+    /// Records that a job waits whose caller may be in another runtime than the worker that was woken.
+    fn record_other_caller(&mut self) {
+        if let Some(coming) = &mut self.coming {
+            coming.is_near = false;
+        }
     }
 
     /// Returns the waker of an idle worker if a job waits and no worker is on its way to it.

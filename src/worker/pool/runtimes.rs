@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::{net::serving::is_serving, policy::restart::WorkerId};
 
@@ -45,16 +45,18 @@ impl Runtimes {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds the current runtime, if it serves connections. Returns the workers that are assigned to it.
+    /// Adds the current runtime, if it serves connections. Returns the workers that are assigned to it, if it has one
+    /// thread: in others a worker may be late although its caller is not.
     pub(in super::super) fn add_current(&self) -> Option<Assigned> {
         let current = Handle::try_current().ok()?;
+        let has_one_thread = current.runtime_flavor() == RuntimeFlavor::CurrentThread;
         let mut list = self.list();
         let known = list.iter().position(|runtime| runtime.id() == current.id());
         if known.is_none() && list.len() < MAX_RUNTIMES && is_serving(&current) {
             list.push(current);
             self.count.store(list.len(), Ordering::Relaxed);
         }
-        Some(Assigned { index: known?, runtimes: list.len() })
+        Some(Assigned { index: known.filter(|_| has_one_thread)?, runtimes: list.len() })
     }
 
     /// Removes a runtime that has ended.

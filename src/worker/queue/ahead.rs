@@ -328,6 +328,7 @@ impl Queue {
         let Some(at) = self.ahead.retry_at else { return };
         if self.jobs.is_empty() && !self.idle.is_empty() && !self.ahead.is_empty() {
             self.jobs.extend(self.ahead.take_back_oldest(now));
+            self.record_other_caller();
         } else if at <= now {
             self.ahead.retry_at = None;
         }
@@ -342,8 +343,8 @@ impl Queue {
 
     /// Queues jobs again that were taken back, before all others.
     pub(super) fn requeue(&mut self, jobs: Vec<Arc<Job>>) {
-        for job in jobs.into_iter().rev() {
-            self.jobs.push_front(job);
+        for job in jobs.iter().rev() {
+            self.push_front(job);
         }
     }
 }

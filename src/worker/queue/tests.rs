@@ -70,6 +70,19 @@ fn job_wakes_worker_in_the_runtime_of_its_caller_and_waits_for_no_other() {
 }
 
 #[test]
+fn job_that_returns_waits_for_no_worker_in_the_runtime_of_another_caller() {
+    let (permits, now) = (Arc::new(Semaphore::new(9)), Instant::now());
+    let (mut queue, ids) = with_idle(2, now);
+    push(&mut queue, &permits, now);
+    assert!(queue.wake_near(now, |id| id == ids[0]).is_some());
+    assert_eq!(queue.wake_again_at(), None);
+    let returned = queue.jobs[0].clone();
+    queue.push_front(&returned);
+    assert!(queue.wake_next(now).is_none());
+    assert_eq!(queue.wake_again_at(), Some(now + WAKE_TIMEOUT));
+}
+
+#[test]
 fn job_wakes_any_worker_if_none_is_in_the_runtime_of_its_caller() {
     let (permits, now) = (Arc::new(Semaphore::new(9)), Instant::now());
     let (mut queue, ids) = with_idle(2, now);
