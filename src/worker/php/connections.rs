@@ -103,7 +103,10 @@ impl State {
             if idle.runtime != runtime {
                 continue;
             }
-            match idle.activity() {
+            // php-fpm may end the process of an older one in the middle of the request.
+            let is_old = clock::now().saturating_duration_since(idle.since) >= IDLE_TIMEOUT;
+            let activity = if is_old { Activity::Spoiled } else { idle.activity() };
+            match activity {
                 Activity::Waits => return self.idle.remove(at),
                 Activity::Runs => {}
                 Activity::Spoiled => closed.extend(self.idle.remove(at)),

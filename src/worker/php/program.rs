@@ -6,6 +6,7 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use tempfile::TempDir;
@@ -96,6 +97,15 @@ impl Program {
     }
 }
 
+/// Returns the seconds after which php-fpm kills the process of a request: it counts whole ones, and those in which the
+/// connection was idle before.
+fn terminate_timeout(request_timeout: Duration) -> u64 {
+    request_timeout
+        .saturating_add(IDLE_TIMEOUT)
+        .saturating_add(Duration::from_millis(999))
+        .as_secs()
+}
+
 /// Returns the configuration of php-fpm: one pool, with the socket of [`SOCKET_VARIABLE`].
 fn fpm_config(options: &PhpBuilder, is_root: bool) -> Result<String, BoxError> {
     let PhpBuilder { children, spare, request_timeout, recycle_after, captures_output, .. } =
@@ -106,7 +116,7 @@ fn fpm_config(options: &PhpBuilder, is_root: bool) -> Result<String, BoxError> {
          pm.max_children = {children}\npm.max_requests = {recycle_after}\n\
          request_terminate_timeout = {}s\nsecurity.limit_extensions = .php\n\
          clear_env = no\ncatch_workers_output = {}\ndecorate_workers_output = no\n",
-        request_timeout.saturating_add(IDLE_TIMEOUT).as_secs(),
+        terminate_timeout(*request_timeout),
         if *captures_output { "yes" } else { "no" }
     );
     if let (Some((uid, gid)), true) = (options.user, is_root) {
@@ -191,6 +201,7 @@ mod tests {
         let options = crate::worker::php("/srv").request_timeout(Duration::from_secs(30));
         let conf = fpm_config(&options, false).unwrap();
         assert!(conf.contains("request_terminate_timeout = 31s\n"), "{conf}");
+        assert_eq!(terminate_timeout(Duration::from_millis(1500)), 3);
         assert!(conf.contains("catch_workers_output = yes\n"), "{conf}");
         let conf = fpm_config(&options.capture_output(false), false).unwrap();
         assert!(conf.contains("catch_workers_output = no\n"), "{conf}");
