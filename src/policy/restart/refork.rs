@@ -43,6 +43,8 @@ impl Supervisor {
         }
         if let Some(slot) = self.slot(id)
             && slot.has_served(requests)
+            && !slot.is_nominated()
+        // it has too much memory, perhaps, which its copies would have as well
         {
             let is_new = slot.nominate();
             self.mould = Mould::Chosen(id);

@@ -113,6 +113,11 @@ impl Slot {
         self.served >= requests
     }
 
+    /// Returns whether the worker is to be replaced.
+    pub(super) fn is_nominated(&self) -> bool {
+        self.is_nominated
+    }
+
     /// Nominates the worker. Returns whether it was not nominated before.
     pub(super) fn nominate(&mut self) -> bool {
         !std::mem::replace(&mut self.is_nominated, true)

@@ -276,6 +276,10 @@ impl ProcessesBuilder<Python> {
     /// warning names the reason, and no worker of this generation is asked again. Other state is copied: locks,
     /// temporary files, identifiers, database files. `os.register_at_fork` changes it in each copy.
     ///
+    /// A copy begins with the memory of that worker. So set a limit of memory well above what a worker has after that many
+    /// requests, or its copies are recycled at once, and `recycle_after` above `requests`: a worker that is to be recycled
+    /// is not chosen.
+    ///
     /// ```no_run
     /// use vestibule::worker;
     ///
