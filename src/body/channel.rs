@@ -176,6 +176,12 @@ impl Sender {
         self.shared.as_ref().is_some_and(|shared| lock(shared).accepts_pipes)
     }
 
+    /// Returns whether the reader waits for a piece.
+    #[cfg(feature = "server")]
+    pub(crate) fn has_demand(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| lock(shared).has_demand)
+    }
+
     /// Sends the bytes in a pipe, like [`send`](Self::send).
     #[cfg(feature = "server")]
     pub(crate) fn send_pipe(&self, pipe: Pipe) -> Result<(), ReaderDropped> {

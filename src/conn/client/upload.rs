@@ -85,7 +85,12 @@ pub(super) fn pump<P: Protocol, I: Io>(
             }
             Poll::Ready(Some(Ok(Segment::Pipe(pipe)))) => {
                 let (n, tail) = core.send_data(pipe.len(), output.head()).map_err(Cause::Misuse)?;
-                debug_assert_eq!(n, pipe.len(), "pipes are for protocols that take any length");
+                if n != pipe.len() {
+                    // An earlier attempt by a protocol that takes any length has asked for pipes.
+                    return Err(Cause::Body(
+                        "a part of the request's body cannot be divided".into(),
+                    ));
+                }
                 output.push_pipe(pipe, tail);
                 continue;
             }
