@@ -15,6 +15,9 @@ use super::{Phase, Supervisor, WorkerId, slot::Slot};
 ///   |                                                 |
 ///   |            on_mould_end                         v on_mould_ready: the workers that were forked before
 ///   +----------------------------------------------- Ready              are replaced like recycled ones
+///                                                     | on_copy_failed
+///                                                     v
+///                                                  Refused
 /// ```
 ///
 /// A new generation starts with `None`. In `None` and `Preparing`, and if the application has refused, workers are forked
@@ -85,6 +88,16 @@ impl Supervisor {
         if self.mould == Mould::Preparing(id) {
             self.mould = Mould::Refused;
         }
+    }
+
+    /// Records that a copy of the mould was not ready: its state cannot be copied, although it has not refused. Returns
+    /// whether it was the mould until now.
+    pub(crate) fn on_copy_failed(&mut self, generation: u64) -> bool {
+        let failed = generation == self.generation && matches!(self.mould, Mould::Ready { .. });
+        if failed {
+            self.mould = Mould::Refused;
+        }
+        failed
     }
 
     /// Records that the mould has ended.

@@ -90,6 +90,12 @@ impl Pool {
         self.lock().supervisor.on_mould_refused(id);
     }
 
+    /// Records that a copy of the mould was not ready. Returns whether it was the mould until now.
+    #[cfg(feature = "process")]
+    pub(in super::super) fn on_copy_failed(&self, generation: u64) -> bool {
+        self.lock().supervisor.on_copy_failed(generation)
+    }
+
     /// Records that the mould has ended.
     #[cfg(feature = "process")]
     pub(in super::super) fn on_mould_end(&self, id: WorkerId) {

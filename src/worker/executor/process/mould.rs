@@ -13,7 +13,8 @@
 //! The process itself changes its role, so nothing is forked for that, and its parent continues to reap it. No request
 //! depends on it: it has left its slot, and if it refuses, ends or takes too long, it is stopped like any worker that was
 //! replaced. The zygote remains the parent of the mould. If the mould ends, its workers continue, as those of a zygote do,
-//! and the next ones are forked by the zygote at once, until another worker is chosen. A reload starts a zygote of the new
+//! and the next ones are forked by the zygote at once, until another worker is chosen. If one of its copies does not become
+//! ready, it is stopped, and none is chosen before the next reload. A reload starts a zygote of the new
 //! generation; the mould ends with the last of its workers.
 
 use std::{io, os::fd::AsFd, sync::Arc};
@@ -87,6 +88,21 @@ pub(super) async fn become_mould(lane: &Lane, child: &Child) -> bool {
     group.leave();
     tokio::spawn(observe(*id, shared.clone(), group.clone(), observer));
     true
+}
+
+/// Stops the mould if the worker, which was not ready, was forked by it, so that the next ones are forked by the zygote.
+pub(super) fn give_up(lane: &Lane, parent: Option<&Zygote>) {
+    let Lane { id, shared, .. } = lane;
+    let Some(mould) = shared.mould(id.generation()) else { return };
+    if parent.is_some_and(|parent| std::ptr::eq(parent, &*mould))
+        && shared.pool.on_copy_failed(id.generation())
+    {
+        let message =
+            "a worker that was forked again did not become ready: none is before the next reload";
+        tracing::warn!(worker = %id, "{message}");
+        shared.remove_mould(id.generation());
+        mould.discard();
+    }
 }
 
 /// Makes the worker change its role. Returns the socket for commands.

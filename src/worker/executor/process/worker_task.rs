@@ -78,6 +78,9 @@ impl WorkerTask {
         if unready.is_none() && mould::become_mould(&lane, &process.child).await {
             return;
         }
+        if matches!(unready, Some(Unready::Ended | Unready::Stopped(StopReason::NotReady))) {
+            mould::give_up(&lane, group.zygote());
+        }
         self.retire(&process.child).await;
         self.lane.link.close();
         let is_last = group.leave();

@@ -204,6 +204,10 @@ def application(environ, start_response):
     if path == "/cache":
         start_response("200 OK", plain)
         return [b"%d %d %d" % (os.getpid(), os.getppid(), CACHE.get(query, 0))]
+    if path == "/uncopyable":
+        os.register_at_fork(after_in_child=lambda: os._exit(3))
+        start_response("200 OK", plain)
+        return [b"registered"]
     if path == "/thread":
         threading.Thread(target=time.sleep, args=(60,), daemon=True, name="exporter").start()
         start_response("200 OK", plain)

@@ -233,6 +233,23 @@ async fn worker_with_thread_or_connection_is_not_forked_and_none_is_asked_again(
     }
 }
 
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn mould_whose_copies_do_not_become_ready_is_given_up() {
+    let site = Site::start_with(reforking(2));
+    while site.pool.stats().reforks == 0 {
+        site.get("/uncopyable").await.unwrap();
+    }
+    // The workers that the supervisor replaces have successors of the zygote, whose parent is this process.
+    site.wait_recycled(3).await;
+    for _ in 0..3 * AFTER {
+        assert_eq!(parent(site.see().await.parent), id());
+    }
+    let stats = site.pool.stats();
+    assert_eq!((stats.reforks, stats.workers), (1, 2));
+    site.end().await;
+}
+
 #[test]
 fn refork_is_refused_where_a_worker_cannot_be_forked() {
     let refused = |builder: ProcessesBuilder<Python>| {
