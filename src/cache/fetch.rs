@@ -27,6 +27,7 @@ use crate::{
             NoVarySearch, RequestControl, Reuse,
             status::{CacheStatus, Forwarded},
             update::{self, HeadUpdate},
+            vary::Vary,
         },
         conditional,
     },
@@ -337,15 +338,17 @@ impl HeadFetch {
         let Self { key, stale, reason, requested } = self;
         if response.status() == StatusCode::OK {
             let new = response.headers();
-            let replacement = match update::head_update(&stale.headers, stale.content.len(), new) {
-                HeadUpdate::Update => leader::updated(shared, &stale, new, requested),
-                HeadUpdate::Expire => {
-                    let mut expired = Object::clone(&stale);
-                    expired.freshness.expire(shared.clock.now());
-                    expired
-                }
+            let updated = match update::head_update(&stale.headers, stale.content.len(), new) {
+                HeadUpdate::Update => Some(leader::updated(shared, &stale, new, requested)),
+                HeadUpdate::Expire => None,
             };
-            let replacement = Arc::new(replacement);
+            // The next GET finds out which requests a response with another `Vary` answers.
+            let updated = updated.filter(|object| Vary::of(&object.headers) == stale.vary);
+            let replacement = Arc::new(updated.unwrap_or_else(|| {
+                let mut expired = Object::clone(&stale);
+                expired.freshness.expire(shared.clock.now());
+                expired
+            }));
             shared.flights.write(|| shared.store.replace(&key, &stale, &replacement));
         }
         shared.add_status(&mut response, CacheStatus::forwarded(reason));

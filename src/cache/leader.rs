@@ -195,18 +195,27 @@ impl Lead {
             response: &object.headers,
             control: &control,
         };
-        let is_storable = storable(&exchange, shared.options.set_cookie)
-            .and_then(|_| has_use(&exchange, &object.freshness))
-            .is_ok();
+        let selection = storable(&exchange, shared.options.set_cookie)
+            .and_then(|storable| has_use(&exchange, &object.freshness).map(|()| storable.vary))
+            .map_err(|reason| self.refusal(reason))
+            // The 304 may have another `Vary`.
+            .and_then(|vary| Ok((vary.key(self.sent()).ok_or(Refusal::OfResponse)?, vary)));
+        let is_outdated = match &selection {
+            Ok((vary_key, vary)) => {
+                let selects_as_before = *vary == stale.vary && *vary_key == stale.vary_key;
+                (object.vary, object.vary_key) = (vary.clone(), vary_key.clone());
+                !selects_as_before
+            }
+            Err(reason) => *reason == Refusal::OfResponse,
+        };
+        if is_outdated {
+            shared.flights.write(|| shared.store.remove(&self.key, stale));
+        }
         let object = Arc::new(object);
         let mut answer = respond::of_object(self.context(shared), &object);
-        let stored = if is_storable {
+        let stored = selection.is_ok() && {
             let leader = self.entry.into_leader(shared, &self.key);
             leader.is_some_and(|leader| leader.store(&*shared.store, &object))
-        } else {
-            // The new fields forbid storing it.
-            shared.flights.write(|| shared.store.remove(&self.key, stale));
-            false
         };
         let status = CacheStatus {
             forwarded_status: Some(StatusCode::NOT_MODIFIED.as_u16()),
@@ -255,12 +264,8 @@ impl Lead {
             response: response.headers(),
             control: &control,
         };
-        let refusal = |reason| match reason {
-            NotStored::NoStore if self.control.no_store => Refusal::OfRequest,
-            NotStored::Authorization => Refusal::OfRequest,
-            _ => Refusal::OfResponse,
-        };
-        let storable = storable(&exchange, shared.options.set_cookie).map_err(refusal)?;
+        let storable = storable(&exchange, shared.options.set_cookie)
+            .map_err(|reason| self.refusal(reason))?;
         let (received, date) = (shared.clock.now(), shared.clock.date());
         let times = Received { requested: self.requested, received, date };
         let lifetimes = &shared.options.lifetimes;
@@ -283,6 +288,14 @@ impl Lead {
         let id = shared.next_id();
         let groups = groups.into();
         Ok(Head { id, status, headers, freshness, vary, vary_key, groups, cost, len })
+    }
+
+    fn refusal(&self, reason: NotStored) -> Refusal {
+        match reason {
+            NotStored::NoStore if self.control.no_store => Refusal::OfRequest,
+            NotStored::Authorization => Refusal::OfRequest,
+            _ => Refusal::OfResponse,
+        }
     }
 
     /// Notes that a response is not stored.

@@ -304,3 +304,69 @@ async fn response_that_was_invalidated_since_the_lookup_is_not_validated() {
     tokio::time::advance(SEC).await;
     assert_eq!(fetch(&site, "/").await, "2", "the content that was deleted is not used again");
 }
+
+/// An origin whose first response has no `Vary`, and whose next ones have.
+fn origin_that_adds_vary() -> Origin {
+    Origin::new(|request, n| {
+        let is_conditional = request.headers().contains_key("if-none-match");
+        Ok(match n {
+            1 => response(&[("cache-control", "max-age=1"), ("etag", "\"1\"")], "1"),
+            _ => response(
+                &[
+                    ("cache-control", "max-age=60"),
+                    ("etag", "\"1\""),
+                    ("vary", "x"),
+                    ("status", if is_conditional { "304" } else { "200" }),
+                ],
+                if request.method() == Method::HEAD || is_conditional { "" } else { "new" },
+            ),
+        })
+    })
+}
+
+async fn fetch_variant(site: &Site, x: &'static str) -> String {
+    text(site.clone().oneshot(get("/", &[("x", x)])).await.unwrap()).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn vary_of_a_304_selects_the_response_from_then_on() {
+    let origin = origin_that_adds_vary();
+    let site = site(&CacheLayer::new(), &origin);
+    assert_eq!(fetch_variant(&site, "a").await, "1");
+    tokio::time::advance(SEC).await;
+    for (x, content, requests) in [("b", "1", 2), ("b", "1", 2), ("c", "new", 3), ("b", "1", 3)] {
+        assert_eq!((fetch_variant(&site, x).await.as_str(), origin.count()), (content, requests));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn head_response_with_another_vary_leaves_the_stored_response_stale() {
+    let origin = origin_that_adds_vary();
+    let site = site(&CacheLayer::new(), &origin);
+    assert_eq!(fetch_variant(&site, "a").await, "1");
+    tokio::time::advance(SEC).await;
+    let mut head = get("/", &[("x", "b")]);
+    *head.method_mut() = Method::HEAD;
+    assert_eq!(status_of(&site, head).await, StatusCode::OK);
+    assert_eq!((fetch_variant(&site, "c").await.as_str(), origin.count()), ("1", 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_that_forbids_storing_leaves_the_stale_response_stored() {
+    for field in [("cache-control", "no-store"), ("authorization", "Basic eDp5")] {
+        let origin = Origin::new(|request, n| {
+            let is_conditional = request.headers().contains_key("if-none-match");
+            let status = ("status", if is_conditional { "304" } else { "200" });
+            Ok(response(
+                &[("cache-control", "max-age=1"), ("etag", "\"1\""), status],
+                n.to_string(),
+            ))
+        });
+        let site = site(&CacheLayer::new(), &origin);
+        assert_eq!(fetch(&site, "/").await, "1");
+        tokio::time::advance(SEC).await;
+        site.clone().oneshot(get("/", &[field])).await.unwrap();
+        assert_eq!(fetch(&site, "/").await, "1", "it is validated: {field:?}");
+        assert_eq!(origin.count(), 3);
+    }
+}
