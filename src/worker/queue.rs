@@ -275,7 +275,7 @@ impl Queue {
         let taken = self.ahead.take_back_expired(now);
         let (mut expired, others): (Vec<_>, _) =
             taken.into_iter().partition(|j| j.has_expired(now));
-        self.requeue(others);
+        self.requeue(&others);
         self.jobs.retain(|job| {
             let has_expired = job.has_expired(now);
             if has_expired {

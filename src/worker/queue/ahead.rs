@@ -285,7 +285,7 @@ impl Queue {
     /// [`wake_next`](Self::wake_next) follows.
     pub(in super::super) fn release_ahead(&mut self, worker: WorkerId) -> bool {
         let jobs = self.ahead.take_back_where(|entry| entry.worker == worker);
-        self.requeue(jobs);
+        self.requeue(&jobs);
         !self.ahead.entries.iter().any(|entry| entry.worker == worker)
     }
 
@@ -301,7 +301,7 @@ impl Queue {
             return false; // it has begun
         };
         let jobs = self.ahead.take_back(at);
-        self.requeue(jobs);
+        self.requeue(&jobs);
         !job.is_ahead()
     }
 
@@ -320,7 +320,7 @@ impl Queue {
     /// Queues jobs again that were sent ahead to slow workers.
     pub(super) fn recover_stale(&mut self, now: Instant) {
         let jobs = self.ahead.take_back_stale(now);
-        self.requeue(jobs);
+        self.requeue(&jobs);
     }
 
     /// Tries again to take back a job for an idle worker.
@@ -342,7 +342,7 @@ impl Queue {
     }
 
     /// Queues jobs again that were taken back, before all others.
-    pub(super) fn requeue(&mut self, jobs: Vec<Arc<Job>>) {
+    pub(super) fn requeue(&mut self, jobs: &[Arc<Job>]) {
         for job in jobs.iter().rev() {
             self.push_front(job);
         }
