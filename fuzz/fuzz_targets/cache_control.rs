@@ -18,7 +18,9 @@ fuzz_target!(|data: &[u8]| {
     let mut reversed = lines.clone();
     reversed.reverse();
     assert_eq!(sorted(control.clone()), sorted(of(&reversed)));
-    for time in [control.max_age, control.s_maxage, control.stale_if_error, control.stale_while_revalidate] {
+    for time in
+        [control.max_age, control.s_maxage, control.stale_if_error, control.stale_while_revalidate]
+    {
         assert!(time.unwrap_or(0) <= MAX);
     }
     let with = |line: &'static str| {
@@ -33,7 +35,9 @@ fuzz_target!(|data: &[u8]| {
     if !data.contains(&b'"') {
         let has = |name: &str| {
             data.split(|b| matches!(b, b'\n' | b',')).any(|e| {
-                e.trim_ascii().get(..name.len()).is_some_and(|n| n.eq_ignore_ascii_case(name.as_bytes()))
+                e.trim_ascii()
+                    .get(..name.len())
+                    .is_some_and(|n| n.eq_ignore_ascii_case(name.as_bytes()))
             })
         };
         // It may be the beginning of another name, so only one direction holds.
@@ -58,7 +62,10 @@ fuzz_target!(|data: &[u8]| {
     targeted.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     let after = ResponseControl::of(&targeted);
     assert_eq!(before.is_targeted, after.is_targeted);
-    assert!(after.is_targeted || after.no_store, "without a valid targeted field the other one counts");
+    assert!(
+        after.is_targeted || after.no_store,
+        "without a valid targeted field the other one counts"
+    );
 });
 
 fn of(lines: &[HeaderValue]) -> ResponseControl {

@@ -59,7 +59,9 @@ fn reference(mut rest: &[u8]) -> Found {
     let mut counts = std::collections::BTreeMap::new();
     let mut allowed = std::collections::BTreeMap::<&str, u32>::new();
     let mut head_is_open = false;
-    while let [a, b, c, kind, flags, _, _, _, _, payload @ ..] = rest {
+    let (mut last_stream, mut last_reset) = (0, 0);
+    while let [a, b, c, kind, flags, s0, s1, s2, s3, payload @ ..] = rest {
+        let stream = u32::from_be_bytes([s0 & 0x7f, *s1, *s2, *s3]);
         let len = u32::from_be_bytes([0, *a, *b, *c]) as usize;
         let ack = flags & 1 != 0;
         let for_headers = [
@@ -67,11 +69,19 @@ fn reference(mut rest: &[u8]) -> Found {
             ("CONTINUATION", 4),
             ("PRIORITY", 2),
             ("WINDOW_UPDATE", 2),
-            ("frames of unknown types", 2),
+            ("frames of unknown types", 3),
         ];
+        let is_request = *kind == 1 && stream > last_stream;
+        if is_request {
+            last_stream = stream;
+        }
+        let is_repeated = *kind == 3 && stream == last_reset;
+        if *kind == 3 {
+            last_reset = stream;
+        }
         let earned = match kind {
             0 if len > 0 => &for_headers[..1],
-            1 => &for_headers,
+            1 if is_request => &for_headers,
             _ => &[],
         };
         for (name, n) in earned {
@@ -79,7 +89,10 @@ fn reference(mut rest: &[u8]) -> Found {
         }
         let counted = match kind {
             0 if len == 0 && !ack => Some(("empty DATA", l.empty_data)), // the same bit is END_STREAM
-            1 | 7 | 0 => None,
+            7 | 0 => None,
+            1 if is_request => None,
+            1 => Some(("frames of unknown types", l.unknown)),
+            3 if is_repeated => Some(("WINDOW_UPDATE", l.window_updates)),
             2 => Some(("PRIORITY", l.priorities)),
             3 => Some(("RST_STREAM", l.resets)),
             4 if !ack => Some(("SETTINGS", l.settings)),

@@ -16,7 +16,7 @@ use libfuzzer_sys::fuzz_target;
 use tower_service::Service;
 use vestibule::{
     Body,
-    files::{self, Backend, Content, Dir, Lookup, BackendFile},
+    files::{self, Backend, BackendFile, Content, Dir, Lookup},
 };
 
 /// Files whose names are their lengths.

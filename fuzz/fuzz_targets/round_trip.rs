@@ -68,10 +68,8 @@ fn response(message: &Message<response::Parts>) {
         .expect("what was read can be written");
     finish(&mut conn, message, &mut out);
     assert_framed(&out);
-    let limits = Limits::new()
-        .max_head_bytes((32 << 10) + 200)
-        .max_start_line_bytes(8_200)
-        .max_fields(103);
+    let limits =
+        Limits::new().max_head_bytes((32 << 10) + 200).max_start_line_bytes(8_200).max_fields(103);
     let again = responses(&limits, &Method::GET, &[&out]);
     assert!(again.fault.is_none() && again.left == 0, "{:?} of {out:?}", again.fault);
     let [again] = &again.messages[..] else { panic!("not one message: {out:?}") };

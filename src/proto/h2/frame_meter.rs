@@ -24,6 +24,9 @@ const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
+/// The bits of a stream's number; the first one is reserved.
+const STREAM_ID: u32 = (1 << 31) - 1;
+
 const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
@@ -37,10 +40,13 @@ const END_HEADERS: u8 = 4;
 ///
 /// | for each | are allowed |
 /// |---|---|
-/// | HEADERS of the client | 2 WINDOW_UPDATE, 2 PRIORITY, 2 of unknown types, 4 CONTINUATION, 1 empty DATA |
+/// | request, by HEADERS on a new stream | 2 WINDOW_UPDATE, 2 PRIORITY, 2 of unknown types, 4 CONTINUATION, 1 empty DATA, 1 HEADERS (trailers) |
 /// | DATA of the client, with content | 1 empty DATA |
 /// | DATA that was sent to it, with content | 1 PING, 2 WINDOW_UPDATE, and 2 more for each KiB |
 /// | complete response | 1 RST_STREAM, up to twice the bound at once |
+///
+/// A RST_STREAM for the same stream as the one before cancels nothing: some clients answer each DATA frame that was
+/// still on its way with one. It counts as a WINDOW_UPDATE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FrameLimits {
@@ -58,8 +64,8 @@ pub struct FrameLimits {
     pub priorities: u32,
     /// WINDOW_UPDATE: one of the stream and one of the connection for each DATA frame are common. Default 2,000.
     pub window_updates: u32,
-    /// Frames of unknown types, for example PRIORITY_UPDATE (RFC 9218), and those that a client must not send.
-    /// Default 100.
+    /// Frames of unknown types, for example PRIORITY_UPDATE (RFC 9218), and those that a client must not send, such as
+    /// HEADERS that are neither a request nor trailers. Default 100.
     pub unknown: u32,
 }
 
@@ -122,6 +128,10 @@ pub struct FrameMeter {
     /// Frames of each kind that requests and responses allow, and that were not sent yet. They do not expire: a client
     /// may receive data at the end of one window and acknowledge it in the next.
     allowed: [u32; KINDS.len()],
+    /// The last stream that a request has opened.
+    last_stream: u32,
+    /// The stream of the last RST_STREAM.
+    last_reset: u32,
     /// DATA frames with little content since they were last taken.
     small_data: u32,
     /// The time of the first frame of an incomplete header block.
@@ -150,9 +160,9 @@ const PRIORITIES: usize = 5;
 const WINDOW_UPDATES: usize = 6;
 const UNKNOWN: usize = 7;
 
-/// The frames that a request allows.
-const FOR_HEADERS: [(usize, u32); 5] =
-    [(EMPTY_DATA, 1), (CONTINUATIONS, 4), (PRIORITIES, 2), (WINDOW_UPDATES, 2), (UNKNOWN, 2)];
+/// The frames that a request allows. Its trailers are counted with those of unknown types.
+const FOR_REQUEST: [(usize, u32); 5] =
+    [(EMPTY_DATA, 1), (CONTINUATIONS, 4), (PRIORITIES, 2), (WINDOW_UPDATES, 2), (UNKNOWN, 3)];
 
 impl FrameMeter {
     /// Creates a meter for a client's first byte.
@@ -165,6 +175,8 @@ impl FrameMeter {
             window_began: None,
             counts: [0; KINDS.len()],
             allowed: [0; KINDS.len()],
+            last_stream: 0,
+            last_reset: 0,
             small_data: 0,
             head_since: None,
             ends_block: false,
@@ -231,7 +243,8 @@ impl FrameMeter {
     }
 
     fn count_frame(&mut self, now: Instant) -> Result<(), Flood> {
-        let [a, b, c, kind, flags, ..] = self.header;
+        let [a, b, c, kind, flags, stream @ ..] = self.header;
+        let stream = u32::from_be_bytes(stream) & STREAM_ID;
         self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
         if self.window_began.is_none_or(|began| now.saturating_duration_since(began) >= WINDOW) {
             self.window_began = Some(now);
@@ -242,11 +255,16 @@ impl FrameMeter {
             HEADERS | CONTINUATION => {
                 self.head_since.get_or_insert(now);
                 self.ends_block = flags & END_HEADERS != 0;
-                if kind == HEADERS {
-                    FOR_HEADERS.iter().for_each(|(kind, n)| self.allow(*kind, *n));
+                if kind == HEADERS && stream > self.last_stream {
+                    self.last_stream = stream;
+                    FOR_REQUEST.iter().for_each(|(kind, n)| self.allow(*kind, *n));
                     return Ok(());
                 }
-                (CONTINUATIONS, l.continuations)
+                if kind == HEADERS {
+                    (UNKNOWN, l.unknown)
+                } else {
+                    (CONTINUATIONS, l.continuations)
+                }
             }
             DATA if self.skip > 0 => {
                 self.small_data += u32::from(self.skip < SMALL_DATA);
@@ -258,7 +276,11 @@ impl FrameMeter {
             PING | SETTINGS if flags & ACK != 0 => return Ok(()),
             PING => (PINGS, l.pings),
             SETTINGS => (1, l.settings),
-            RST_STREAM => (RESETS, l.resets),
+            RST_STREAM if stream == self.last_reset => (WINDOW_UPDATES, l.window_updates),
+            RST_STREAM => {
+                self.last_reset = stream;
+                (RESETS, l.resets)
+            }
             PRIORITY => (PRIORITIES, l.priorities),
             WINDOW_UPDATE => (WINDOW_UPDATES, l.window_updates),
             PUSH_PROMISE.. => (UNKNOWN, l.unknown),

@@ -10,6 +10,23 @@ fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
     [&[0, 0, len, kind, flags, 0, 0, 0, 1], payload].concat()
 }
 
+/// Records a frame: HEADERS of a new request, RST_STREAM of a stream that the one before was not of, others of stream 1.
+fn record(
+    meter: &mut FrameMeter,
+    now: Instant,
+    (kind, flags): (u8, u8),
+    payload: &[u8],
+) -> Result<(), Flood> {
+    let mut frame = frame(kind, flags, payload);
+    let stream = match kind {
+        HEADERS => meter.last_stream + 2,
+        RST_STREAM => meter.last_reset + 2,
+        _ => 1,
+    };
+    frame[5..9].copy_from_slice(&stream.to_be_bytes());
+    meter.record(now, &frame)
+}
+
 fn meter() -> FrameMeter {
     let mut meter = FrameMeter::new(FrameLimits::new());
     meter.record(Instant::now(), PREFACE).unwrap();
@@ -30,11 +47,11 @@ fn h1_h7_flood_of_each_type_is_found_at_its_limit_and_not_before() {
         (0xaa, 0, b"grease", 100),
     ] {
         let (mut meter, now) = (meter(), Instant::now());
-        let one = frame(kind, flags, payload);
+        let mut one = || record(&mut meter, now, (kind, flags), payload);
         for n in 0..limit {
-            assert_eq!(meter.record(now, &one), Ok(()), "{kind}: {n}");
+            assert_eq!(one(), Ok(()), "{kind}: {n}");
         }
-        let flood = meter.record(now, &one).unwrap_err();
+        let flood = one().unwrap_err();
         assert_eq!(flood.limit, limit, "{flood}");
     }
 }
@@ -50,9 +67,42 @@ fn useful_frames_are_never_a_flood() {
             (PING, ACK, &[0; 8]),
             (SETTINGS, ACK, b""),
         ] {
-            meter.record(now, &frame(kind, flags, payload)).unwrap();
+            record(&mut meter, now, (kind, flags), payload).unwrap();
         }
     }
+}
+
+#[test]
+fn request_allows_one_trailer_section_and_further_headers_are_a_flood() {
+    let (mut meter, now) = (meter(), Instant::now());
+    for _ in 0..1_000 {
+        record(&mut meter, now, (HEADERS, END_HEADERS), b"block").unwrap();
+        let stream = meter.last_stream.to_be_bytes();
+        let trailers = [&[0, 0, 1, HEADERS, END_HEADERS][..], &stream, b"x"].concat();
+        meter.record(now, &trailers).unwrap();
+    }
+    let empty = frame(HEADERS, END_HEADERS, b"");
+    let priority = frame(PRIORITY, 0, &[0; 5]);
+    let flood = (0..10_000).find_map(|_| {
+        meter.record(now, &priority).unwrap(); // allowed by the requests
+        meter.record(now, &empty).err()
+    });
+    assert_eq!(flood.unwrap().limit, 100);
+}
+
+#[test]
+fn repeated_reset_of_a_stream_counts_as_window_update() {
+    let (mut meter, now) = (meter(), Instant::now());
+    for _ in 0..200 {
+        record(&mut meter, now, (RST_STREAM, 0), &[0; 4]).unwrap();
+        let mut repeated = frame(RST_STREAM, 0, &[0; 4]);
+        repeated[5..9].copy_from_slice(&meter.last_reset.to_be_bytes());
+        for _ in 0..10 {
+            meter.record(now, &repeated).unwrap();
+        }
+    }
+    let update = frame(WINDOW_UPDATE, 0, &[0; 4]);
+    assert_eq!(meter.record(now, &update).unwrap_err().limit, 2000);
 }
 
 /// What a client or the server sends once, and the frames of one type that it allows.
@@ -66,7 +116,7 @@ struct Allowance {
 }
 
 fn receive(meter: &mut FrameMeter, now: Instant, kind: u8, payload: &[u8]) {
-    meter.record(now, &frame(kind, END_HEADERS, payload)).unwrap();
+    record(meter, now, (kind, END_HEADERS), payload).unwrap();
 }
 
 const HEAD: fn(&mut FrameMeter, Instant) = |m, now| receive(m, now, HEADERS, b"block");
@@ -74,7 +124,7 @@ const HEAD: fn(&mut FrameMeter, Instant) = |m, now| receive(m, now, HEADERS, b"b
 const ALLOWANCES: &[Allowance] = &[
     Allowance { what: "a request", earn: HEAD, frame: (WINDOW_UPDATE, &[0; 4]), n: 2, limit: 2000 },
     Allowance { what: "a request", earn: HEAD, frame: (PRIORITY, &[0; 5]), n: 2, limit: 500 },
-    Allowance { what: "a request", earn: HEAD, frame: (0x10, b"u=1"), n: 2, limit: 100 },
+    Allowance { what: "a request", earn: HEAD, frame: (0x10, b"u=1"), n: 3, limit: 100 },
     Allowance { what: "a request", earn: HEAD, frame: (CONTINUATION, b"x"), n: 4, limit: 200 },
     Allowance { what: "a request", earn: HEAD, frame: (DATA, b""), n: 1, limit: 100 },
     Allowance {
@@ -118,18 +168,18 @@ const ALLOWANCES: &[Allowance] = &[
 fn frames_that_requests_and_data_explain_are_allowed_and_one_more_is_a_flood() {
     for Allowance { what, earn, frame: (kind, payload), n, limit } in ALLOWANCES {
         let (mut meter, now) = (meter(), Instant::now());
-        let one = frame(*kind, 0, payload);
+        let one = |meter: &mut FrameMeter| record(meter, now, (*kind, 0), payload);
         // Also with the bound used up.
         for _ in 0..*limit {
-            meter.record(now, &one).unwrap();
+            one(&mut meter).unwrap();
         }
         for round in 0..5_000 {
             earn(&mut meter, now);
             for i in 0..*n {
-                assert_eq!(meter.record(now, &one), Ok(()), "{what}, {kind}: {round}, {i}");
+                assert_eq!(one(&mut meter), Ok(()), "{what}, {kind}: {round}, {i}");
             }
         }
-        assert!(meter.record(now, &one).is_err(), "{what}, {kind}");
+        assert!(one(&mut meter).is_err(), "{what}, {kind}");
     }
 }
 
@@ -155,11 +205,11 @@ fn acknowledgements_of_data_may_come_in_a_later_window_but_resets_are_not_saved(
             meter.record_sent_end();
         }
         let later = now + 2 * WINDOW;
-        let one = frame(kind, 0, &[0; 4]);
+        let mut one = || record(&mut meter, later, (kind, 0), &[0; 4]);
         for n in 0..bound {
-            assert_eq!(meter.record(later, &one), Ok(()), "{kind}: {n}");
+            assert_eq!(one(), Ok(()), "{kind}: {n}");
         }
-        assert!(meter.record(later, &one).is_err(), "{kind}");
+        assert!(one().is_err(), "{kind}");
     }
 }
 
