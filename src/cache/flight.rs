@@ -66,8 +66,8 @@ pub(super) enum Role {
     Lead(Leader),
     /// It follows the fetch of another request.
     Follow(Follower),
-    /// It is forwarded individually, and its response may be stored unless it was invalidated after this number of
-    /// [`Invalidations`].
+    /// It is forwarded individually, and its response may be stored if the number of [`Invalidations`] is still this one
+    /// when its head is received.
     Single(u64),
     /// It is forwarded individually, and its response is not stored.
     Unstored,

@@ -1,4 +1,4 @@
-//! `Forward`: a request on its way to the origin, and what becomes of the response.
+//! `Forward`: a request on its way to the origin, and how the response is used.
 
 use std::{
     future::Future,
@@ -28,7 +28,7 @@ pub(super) struct Forward<S: HttpService> {
 
 /// The use of a response.
 pub(super) enum Then {
-    /// None: it is not for the store.
+    /// It is not for the store.
     Pass(Forwarded),
     /// It invalidates stored responses.
     Invalidate(Box<Target>),

@@ -99,7 +99,7 @@ pub(super) struct Lead {
 /// The entry of a fetch in the list of those in progress.
 pub(super) enum Entry {
     Leader(Leader),
-    /// It is entered when its head was received, unless it was invalidated after this number of invalidations.
+    /// It is listed once the head has been received, if the number of invalidations is still this one.
     Late(u64),
 }
 

@@ -9,7 +9,7 @@ pub(super) const MIN_SPLICED: u64 = 32 << 10;
 const SHORT_READ: usize = 4 << 10;
 
 /// Returns whether splice(2) has failed because the socket is of another kind.
-pub(super) fn is_no_splice(error: &io::Error) -> bool {
+pub(super) fn is_splice_unsupported(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput)
 }
 

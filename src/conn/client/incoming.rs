@@ -18,7 +18,7 @@ use crate::{
     budget::Budget,
     conn::{
         Checkin,
-        first_read::{MIN_SPLICED, is_no_splice},
+        first_read::{MIN_SPLICED, is_splice_unsupported},
     },
     net::{Io, clock},
     proto::h1::Event,
@@ -173,7 +173,7 @@ fn poll_read<P: Protocol, I: Io>(
                 return Poll::Ready(Ok(Read::Pipe(pipe)));
             }
             // Not this kind of socket.
-            Err(e) if is_no_splice(&e) => {}
+            Err(e) if is_splice_unsupported(&e) => {}
             Err(e) => return Poll::Ready(Err(e)),
         }
     }

@@ -47,8 +47,7 @@ struct State<I> {
     progress: Option<Progress>,
 }
 
-/// What a client sends and reads.
-
+/// The progress of a client's reads and writes.
 #[derive(Debug)]
 struct Progress {
     meter: FrameMeter,

@@ -35,7 +35,7 @@ const END_HEADERS: u8 = 4;
 /// that the client's requests and their responses allow.
 ///
 /// Clients send some of these frames for each request or for each DATA frame that they receive, so a fixed rate would
-/// refuse a fast client with a small window. Each of these has its frames in addition to the bound, whenever it sends
+/// refuse a fast client with a small window. Each of these allows its frames beyond the bound, whenever the client sends
 /// them:
 ///
 /// | for each | are allowed |

@@ -64,11 +64,11 @@ struct Idle {
 #[derive(Debug, PartialEq, Eq)]
 enum Activity {
     /// It waits for the next request.
-    Waits,
+    Waiting,
     /// Its script goes on after the response.
-    Runs,
+    Running,
     /// Its script wrote after the end of the response, which the next request must not receive, or it has ended.
-    Spoiled,
+    Unusable,
 }
 
 impl Idle {
@@ -78,11 +78,11 @@ impl Idle {
     /// has ended that record is in the socket. What a script has written before is then in the other queue.
     fn activity(&self) -> Activity {
         if !self.connection.is_all_read() {
-            Activity::Runs
+            Activity::Running
         } else if self.connection.has_input() {
-            Activity::Spoiled
+            Activity::Unusable
         } else {
-            Activity::Waits
+            Activity::Waiting
         }
     }
 }
@@ -91,12 +91,12 @@ impl State {
     /// Takes an idle connection, which is to be closed. That of a process that waits is preferred, since this process
     /// then accepts another connection.
     fn evict(&mut self) -> Option<Idle> {
-        let waits = self.idle.iter().position(|idle| idle.activity() == Activity::Waits);
+        let waits = self.idle.iter().position(|idle| idle.activity() == Activity::Waiting);
         self.idle.remove(waits.unwrap_or(0))
     }
 
     /// Takes the connection of this runtime that was used last and whose process waits, and into `closed` those that
-    /// are spoiled.
+    /// are unusable.
     fn take_waiting(&mut self, runtime: Id, closed: &mut Vec<Idle>) -> Option<Idle> {
         for at in (0..self.idle.len()).rev() {
             let idle = &self.idle[at];
@@ -105,11 +105,11 @@ impl State {
             }
             // php-fpm may end the process of an older one in the middle of the request.
             let is_old = clock::now().saturating_duration_since(idle.since) >= IDLE_TIMEOUT;
-            let activity = if is_old { Activity::Spoiled } else { idle.activity() };
+            let activity = if is_old { Activity::Unusable } else { idle.activity() };
             match activity {
-                Activity::Waits => return self.idle.remove(at),
-                Activity::Runs => {}
-                Activity::Spoiled => closed.extend(self.idle.remove(at)),
+                Activity::Waiting => return self.idle.remove(at),
+                Activity::Running => {}
+                Activity::Unusable => closed.extend(self.idle.remove(at)),
             }
         }
         None

@@ -14,7 +14,7 @@ use crate::{
     HttpService,
     body::{Body, Pipe},
     conn::{
-        first_read::{MIN_SPLICED, is_no_splice},
+        first_read::{MIN_SPLICED, is_splice_unsupported},
         thread_buffers::{self, detach},
     },
     error::{Error, Kind},
@@ -145,7 +145,7 @@ where
                 pipe.hold(budget.memory_lease());
                 Poll::Ready(Ok(Some(pipe)))
             }
-            Poll::Ready(Err(e)) if is_no_splice(&e) => return None,
+            Poll::Ready(Err(e)) if is_splice_unsupported(&e) => return None,
             Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
         })
     }

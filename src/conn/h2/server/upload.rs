@@ -190,7 +190,7 @@ impl Upload {
         }
     }
 
-    /// Makes the rest of the body be discarded. Without it, its data would arrive after a reset of the stream, and `h2`
+    /// Starts to discard the rest of the body. Otherwise its data would arrive after a reset of the stream, and `h2`
     /// remembers a limited number of these. Returns `false` if nothing is left, or the client has not begun to send.
     pub(super) fn start_discarding(&mut self) -> bool {
         if self.has_data || self.expects_continue || self.recv.is_end_stream() {
