@@ -179,8 +179,8 @@ impl Protocol for Core {
         self.conn.is_idle() && self.conn.keeps_alive()
     }
 
-    /// After its last request, php-fpm ends its direction and then reads until the connection is closed. It would have
-    /// sent END_REQUEST for a request that it had begun.
+    /// After its last request, php-fpm closes its sending half and then reads until the connection is closed. For a
+    /// request that it processes, it sends END_REQUEST first.
     fn half_close_refuses() -> bool {
         true
     }

@@ -128,8 +128,8 @@ pub(crate) mod sealed {
         /// Returns whether an exchange can begin.
         fn can_begin(&self) -> bool;
 
-        /// Returns whether a server that ends its direction of a reused connection, before it responds and while it
-        /// still reads, has not begun the request.
+        /// Returns whether a half-close by the server on a reused connection, before any byte of a response, means that
+        /// it did not start to process the request.
         fn half_close_refuses() -> bool {
             false
         }

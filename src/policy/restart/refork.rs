@@ -20,8 +20,8 @@ use super::{Phase, Supervisor, WorkerId, slot::Slot};
 ///                                                  Refused
 /// ```
 ///
-/// A new generation starts with `None`. In `None` and `Preparing`, and if the application has refused, workers are forked
-/// from the process that has loaded the application.
+/// A new generation starts with `None`. In every state but `Ready`, workers are forked from the process that has loaded the
+/// application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mould {
     None,

@@ -45,8 +45,8 @@ const END_HEADERS: u8 = 4;
 /// | DATA that was sent to it, with content | 1 PING, 2 WINDOW_UPDATE, and 2 more for each KiB |
 /// | complete response | 1 RST_STREAM, up to twice the bound at once |
 ///
-/// A RST_STREAM for the same stream as the one before cancels nothing: some clients answer each DATA frame that was
-/// still on its way with one. It counts as a WINDOW_UPDATE.
+/// A RST_STREAM for the same stream as the one before cancels nothing: some clients send one for each DATA frame that
+/// arrives after they have cancelled a request. It counts as a WINDOW_UPDATE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FrameLimits {

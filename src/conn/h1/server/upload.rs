@@ -107,7 +107,7 @@ where
         let is_large = left.is_some_and(|left| left >= MIN_SPLICED || upload.is_piped);
         if is_large && active.input.is_empty() && self.io.can_splice() {
             if !upload.sender.accepts_pipes() {
-                // A reader that has not begun, since it still connects, may accept them later.
+                // An upstream exchange that is still connecting may accept them later.
                 if upload.sender.has_demand() {
                     active.first_read.record_refused_pipes();
                 }
