@@ -212,7 +212,10 @@ impl Lead {
             shared.flights.write(|| shared.store.remove(&self.key, stale));
         }
         let object = Arc::new(object);
-        let mut answer = respond::of_object(self.context(shared), &object);
+        let context = self.context(shared);
+        let mut headers = respond::headers(&object, context.now);
+        update::add_fields_of_client(&mut headers, response.headers(), &control);
+        let mut answer = respond::of_object_with(context, &object, headers);
         let stored = selection.is_ok() && {
             let leader = self.entry.into_leader(shared, &self.key);
             leader.is_some_and(|leader| leader.store(&*shared.store, &object))

@@ -30,9 +30,14 @@ pub(super) struct RequestContext<'a> {
 
 /// Returns the response of a stored object.
 pub(super) fn of_object(context: RequestContext<'_>, object: &Object) -> Response {
+    of_object_with(context, object, headers(object, context.now))
+}
+
+/// Returns the fields of a stored object's response.
+pub(super) fn headers(object: &Object, now: Duration) -> HeaderMap {
     let mut headers = object.headers.clone();
-    headers.insert(header::AGE, age(&object.freshness, context.now));
-    of_object_with(context, object, headers)
+    headers.insert(header::AGE, age(&object.freshness, now));
+    headers
 }
 
 /// Returns the response of an object with these fields.

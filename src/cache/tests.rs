@@ -10,6 +10,7 @@ mod search;
 mod stale;
 mod support;
 mod sweep;
+mod validation;
 
 use std::{
     sync::{Arc, Mutex},

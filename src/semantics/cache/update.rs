@@ -2,8 +2,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::storable::has_validator;
-use crate::semantics::{conditional, etag::ETag};
+use super::{control::ResponseControl, storable::has_validator};
+use crate::semantics::{conditional, etag::ETag, hop};
 
 /// Fields that an update does not change: they describe the stored content, or are its validator.
 const CONTENT_FIELDS: [HeaderName; 7] = [
@@ -67,6 +67,30 @@ pub fn update(stored: &mut HeaderMap, new: &HeaderMap) {
     }
 }
 
+/// Adds the fields of a 304 that are for the client of this request alone and therefore not stored: `Set-Cookie`, and those
+/// that `private` or `no-cache` lists. Fields that `response` has are kept.
+pub fn add_fields_of_client(
+    response: &mut HeaderMap,
+    not_modified: &HeaderMap,
+    control: &ResponseControl,
+) {
+    let is_of_client = |name: &HeaderName| {
+        *name == header::SET_COOKIE || control.excluded_fields().any(|listed| listed == name)
+    };
+    if !not_modified.keys().any(is_of_client) {
+        return;
+    }
+    let mut fields = not_modified.clone();
+    hop::strip(&mut fields);
+    for name in fields.keys().filter(|name| is_of_client(name) && !CONTENT_FIELDS.contains(name)) {
+        if !response.contains_key(name) {
+            for value in fields.get_all(name) {
+                response.append(name.clone(), value.clone());
+            }
+        }
+    }
+}
+
 /// The meaning of a response to HEAD for a stored response to GET.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadUpdate {
@@ -88,4 +112,39 @@ pub fn head_update(stored: &HeaderMap, len: u64, new: &HeaderMap) -> HeadUpdate 
         new.get(header::CONTENT_LENGTH).is_some_and(|value| *value != HeaderValue::from(len));
     let is_other = has_other_len || [header::ETAG, header::LAST_MODIFIED].iter().any(differs);
     if is_other { HeadUpdate::Expire } else { HeadUpdate::Update }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&'static str, &str)]) -> HeaderMap {
+        let value = |text: &str| text.parse().expect("a valid value");
+        fields.iter().map(|(name, text)| (HeaderName::from_static(name), value(text))).collect()
+    }
+
+    #[test]
+    fn fields_of_the_client_alone_are_added_to_its_response() {
+        let not_modified = map(&[
+            ("set-cookie", "a"),
+            ("set-cookie", "b"),
+            ("x-user", "c"),
+            ("connection", "x-hop"),
+            ("x-hop", "d"),
+            ("etag", "e"),
+            ("age", "1"),
+            ("cache-control", "private=\"x-user, x-hop, connection, etag\", max-age=60"),
+        ]);
+        let control = ResponseControl::of(&not_modified);
+        let mut response = map(&[("age", "0")]);
+        add_fields_of_client(&mut response, &not_modified, &control);
+        assert_eq!(
+            response,
+            map(&[("age", "0"), ("set-cookie", "a"), ("set-cookie", "b"), ("x-user", "c")])
+        );
+        // With `SetCookie::Store` the cookies of the 304 are stored, and are in the response already.
+        let before = response.clone();
+        add_fields_of_client(&mut response, &not_modified, &control);
+        assert_eq!(response, before);
+    }
 }
