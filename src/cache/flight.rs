@@ -244,6 +244,11 @@ impl Leader {
         &self.key
     }
 
+    /// Returns whether an invalidation has applied to the fetch since its start, so that its response is not stored.
+    pub(super) fn is_invalidated(&self) -> bool {
+        self.flight.is_invalidated.load(Relaxed)
+    }
+
     /// Lets followers read the content as it is received.
     pub(super) fn open(&self, fill: Arc<Fill>) {
         self.flight.set_phase(Phase::Filling(fill));

@@ -250,8 +250,8 @@ impl Lead {
             shared.add_status(&mut response, status);
             return response;
         };
-        status.stored = true;
-        let mut answer = pump::store(shared, cx, context, head, response, leader);
+        let (mut answer, is_stored) = pump::store(shared, cx, context, head, response, leader);
+        status.stored = is_stored;
         shared.add_status(&mut answer, status);
         answer
     }

@@ -27,8 +27,8 @@ const MAX_AVAILABLE: u64 = 256 << 10;
 /// The maximum number of their pieces, 1,024, since a piece may be empty.
 const MAX_AVAILABLE_PIECES: usize = 1024;
 
-/// Stores a response, and returns the response to its request. If its content is not yet complete, a task of its own reads
-/// the rest, so that a slow client does not delay it.
+/// Stores a response. Returns the response to its request, and whether it is stored, or will be if its content is received.
+/// If its content is not yet complete, a task of its own reads the rest, so that a slow client does not delay it.
 pub(super) fn store(
     shared: &Arc<Shared>,
     cx: &mut Context<'_>,
@@ -36,7 +36,7 @@ pub(super) fn store(
     head: Head,
     response: Response,
     leader: Leader,
-) -> Response {
+) -> (Response, bool) {
     let (parts, mut body) = response.into_parts();
     let available = Available::read(&mut body, cx);
     let mut lease = shared.budget.memory_lease();
@@ -46,8 +46,8 @@ pub(super) fn store(
     if is_whole && lease.try_set(available.len).is_ok() {
         let content = Content::copied(available.len, available.pieces.iter());
         let object = Arc::new(head.into_object(content, Some(lease)));
-        store_object(shared, leader, &object);
-        return respond::of_object_with(context, &object, parts.headers);
+        let is_stored = store_object(shared, leader, &object);
+        return (respond::of_object_with(context, &object, parts.headers), is_stored);
     }
     let fill = Fill::new(head);
     // Created before the content is added, so that this reader gets it from the first byte.
@@ -62,24 +62,31 @@ pub(super) fn store(
         end: None,
         leader: Some(leader),
     };
-    if let Some(pump) = pump.accept_available(available)
-        && !shared.spawn(pump.run())
-    {
-        fill.end(Err(()));
-    }
-    answer.expect("a new fill has all of its content")
+    let is_stored = match pump.accept_available(available) {
+        Accepted::All { is_stored } => is_stored,
+        Accepted::Part(pump) => {
+            let is_stored = pump.leader.as_ref().is_some_and(|leader| !leader.is_invalidated());
+            if !shared.spawn(pump.run()) {
+                fill.end(Err(()));
+            }
+            is_stored
+        }
+    };
+    (answer.expect("a new fill has all of its content"), is_stored)
 }
 
-/// Stores an object whose content is complete.
-fn store_object(shared: &Shared, leader: Leader, object: &Arc<Object>) {
+/// Stores an object whose content is complete. Returns `false` if it was invalidated since the start of the fetch.
+fn store_object(shared: &Shared, leader: Leader, object: &Arc<Object>) -> bool {
     let rule = if shared.options.no_vary_search { NoVarySearch::of(&object.headers) } else { None };
     let rule = rule.map(|rule| (leader.key().clone(), rule));
-    if leader.store(&*shared.store, object) {
+    let is_stored = leader.store(&*shared.store, object);
+    if is_stored {
         shared.counters.stored.add();
         if let Some((key, rule)) = rule {
             shared.aliases.insert(&key, rule);
         }
     }
+    is_stored
 }
 
 /// The beginning of a content, as far as it was available at once.
@@ -126,17 +133,25 @@ struct Pump {
     spool: Option<Spool>,
 }
 
+/// The beginning of a content after it was accepted.
+enum Accepted {
+    /// It is the whole content.
+    All { is_stored: bool },
+    /// The rest is still to be read or written.
+    Part(Pump),
+}
+
 impl Pump {
-    /// Accepts the beginning of the content. Returns `None` if that is all of it.
-    fn accept_available(mut self, available: Available) -> Option<Self> {
+    /// Accepts the beginning of the content.
+    fn accept_available(mut self, available: Available) -> Accepted {
         available.pieces.into_iter().for_each(|piece| self.push(piece));
         self.end = available.end;
         match self.end {
             Some(end) if self.spool.is_none() => {
-                self.accept(end.err().map(|()| None));
-                None
+                let is_stored = end.is_ok() && self.finish();
+                Accepted::All { is_stored }
             }
-            Some(_) | None => Some(self),
+            Some(_) | None => Accepted::Part(self),
         }
     }
 
@@ -237,19 +252,22 @@ impl Pump {
         self.fill.stop_storing();
     }
 
-    fn finish(&mut self) {
+    /// Ends the content. Returns whether it was stored.
+    fn finish(&mut self) -> bool {
         let is_whole = self.fill.head.len.is_none_or(|len| len == self.fill.len());
         if !is_whole {
             self.fill.end(Err(()));
-            return;
+            return false;
         }
-        if let Some(leader) = self.leader.take() {
+        let is_stored = self.leader.take().is_some_and(|leader| {
             let object = Arc::new(self.fill.to_object(self.lease.take()));
-            store_object(&self.shared, leader, &object);
+            let is_stored = store_object(&self.shared, leader, &object);
             // The object owns the file now.
             self.spool = None;
-        }
+            is_stored
+        });
         self.fill.end(Ok(()));
+        is_stored
     }
 }
 

@@ -99,3 +99,35 @@ async fn group_of_an_unsafe_response_is_invalidated_in_its_own_site_only() {
     send("a", "POST").await;
     assert_eq!((send("a", "GET").await, send("ab", "GET").await), ("4".into(), "2".into()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn cache_status_says_stored_unless_the_response_was_invalidated_or_is_too_large() {
+    type Piece = Result<bytes::Bytes, BoxError>;
+    let origin = Origin::new(|r, _| {
+        let body = match r.uri().path() {
+            "/complete" => Body::from("content"),
+            "/incomplete" => Body::from_stream(tokio_stream::pending::<Piece>()),
+            _ => Body::from_stream(tokio_stream::iter([(); 2].map(|()| Piece::Ok("x".into())))),
+        };
+        Ok(response(&[("cache-control", "max-age=60")], body))
+    });
+    let origin = origin.delayed(SEC);
+    for (path, max, invalidates, is_stored) in [
+        ("/complete", 100, false, true),
+        ("/complete", 100, true, false),
+        ("/incomplete", 100, false, true),
+        ("/incomplete", 100, true, false),
+        ("/of-unknown-length", 2, false, true),
+        ("/of-unknown-length", 1, false, false),
+    ] {
+        let layer = CacheLayer::builder().max_object(max).cache_status("c").build();
+        let request = tokio::spawn(site(&layer, &origin).oneshot(get(path, &[])));
+        settle().await;
+        if invalidates {
+            layer.handle().delete_all(Purge::Hard);
+        }
+        let response = request.await.unwrap().unwrap();
+        let status = response.headers()["cache-status"].to_str().unwrap();
+        assert_eq!(status.ends_with("; stored"), is_stored, "{path} {max} {invalidates}: {status}");
+    }
+}
