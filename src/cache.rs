@@ -76,6 +76,7 @@
 //! | groups of a response | [`MAX_GROUPS`](crate::semantics::cache::groups::MAX_GROUPS), 128 |
 //! | length of a key | [`MAX_KEY`], 4 KiB |
 //! | fetches in progress | [`MAX_FETCHES`], 1,024 |
+//! | time of a fetch after the head of its response | [`MAX_FILL_TIME`], 10 minutes |
 //! | requests that wait for a fetch of another request | [`MAX_FOLLOWERS`], 65,536 |
 //! | concurrent refreshes in the background | [`MAX_REFRESHES`], 64 |
 //! | queries and paths that are remembered for `No-Vary-Search` | 16,384 of each |
@@ -139,8 +140,8 @@ pub use disk::{
 pub use handle::CacheHandle;
 pub use key::{Key, MAX_KEY, QueryKey};
 pub use layer::{
-    CacheLayer, FILL_TIMEOUT, HIT_FOR_MISS, MAX_FETCHES, MAX_FOLLOWERS, MAX_REFRESHES,
-    STALE_IF_UNREACHABLE,
+    CacheLayer, FILL_TIMEOUT, HIT_FOR_MISS, MAX_FETCHES, MAX_FILL_TIME, MAX_FOLLOWERS,
+    MAX_REFRESHES, STALE_IF_UNREACHABLE,
 };
 pub use marks::{MAX_MARKED_GROUPS, MAX_MARKED_PREFIXES};
 pub use memory::{CAPACITY, MAX_OBJECT, MAX_VARIANTS};

@@ -192,6 +192,14 @@ impl CacheBuilder {
         self
     }
 
+    /// Sets within which time after its head a content must be complete in order to be stored, so that an origin that sends
+    /// little by little without end does not occupy one of [`max_fetches`](Self::max_fetches). After this time, the content is
+    /// read only as long as clients read it. Defaults to [`MAX_FILL_TIME`](super::MAX_FILL_TIME).
+    pub fn max_fill_time(mut self, time: Duration) -> Self {
+        self.options.max_fill_time = time;
+        self
+    }
+
     /// Sets for how long requests for a key do not wait for each other after a response that could not be shared.
     /// Defaults to [`HIT_FOR_MISS`](super::HIT_FOR_MISS).
     pub fn hit_for_miss(mut self, time: Duration) -> Self {

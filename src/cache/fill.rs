@@ -169,15 +169,16 @@ impl Fill {
         state.trim();
     }
 
-    /// For a content that is not stored: ready when the slowest reader has read all but [`WINDOW`] bytes.
+    /// For a content that is not stored: ready when the slowest reader has read all but [`WINDOW`] bytes. Also wakes the task
+    /// when the last reader is dropped.
     pub(super) fn poll_capacity(&self, cx: &Context<'_>) -> Poll<Result<(), NoReaders>> {
         let mut state = self.lock();
         match state.slowest() {
             None => Poll::Ready(Err(NoReaders)),
-            Some(offset) if state.len.saturating_sub(offset) < WINDOW => Poll::Ready(Ok(())),
-            Some(_) => {
+            Some(offset) => {
                 state.producer = Some(cx.waker().clone());
-                Poll::Pending
+                let has_capacity = state.len.saturating_sub(offset) < WINDOW;
+                if has_capacity { Poll::Ready(Ok(())) } else { Poll::Pending }
             }
         }
     }

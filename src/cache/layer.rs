@@ -26,6 +26,9 @@ pub const MAX_REFRESHES: usize = 64;
 /// by itself.
 pub const FILL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The default time within which a content must be complete in order to be stored, 10 minutes.
+pub const MAX_FILL_TIME: Duration = Duration::from_secs(600);
+
 /// The default time for which requests for a key do not wait for each other after a response that could not be shared, 10
 /// seconds.
 pub const HIT_FOR_MISS: Duration = Duration::from_secs(10);
@@ -53,6 +56,7 @@ pub(super) struct Options {
     pub(super) max_followers: usize,
     pub(super) max_refreshes: usize,
     pub(super) fill_timeout: Duration,
+    pub(super) max_fill_time: Duration,
     pub(super) hit_for_miss: Duration,
     pub(super) stale_if_unreachable: Duration,
     pub(super) early_refresh: f64,
@@ -107,6 +111,7 @@ impl Default for Options {
             max_followers: MAX_FOLLOWERS,
             max_refreshes: MAX_REFRESHES,
             fill_timeout: FILL_TIMEOUT,
+            max_fill_time: MAX_FILL_TIME,
             hit_for_miss: HIT_FOR_MISS,
             stale_if_unreachable: STALE_IF_UNREACHABLE,
             early_refresh: 1.0,

@@ -1,19 +1,20 @@
 //! Reads the content of a response into a fill, and stores the object at its end.
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http_body::Body as _;
+use tokio::time::{Sleep, sleep};
 
 use super::{
     disk::Spool,
-    fill::{Fill, Head},
+    fill::{Fill, Head, NoReaders},
     flight::Leader,
     object::{Content, Object},
     respond::{self, RequestContext},
@@ -156,15 +157,11 @@ impl Pump {
     }
 
     async fn run(mut self) {
+        let mut limit = pin!(sleep(self.shared.options.max_fill_time));
         loop {
-            if self.leader.is_none() {
-                let fill = &self.fill;
-                if poll_fn(|cx| fill.poll_capacity(cx)).await.is_err() {
-                    return;
-                }
-            }
             self.write(Spool::poll_capacity).await;
-            let piece = self.next().await;
+            let next = poll_fn(|cx| self.poll_next(limit.as_mut(), cx)).await;
+            let Ok(piece) = next else { return };
             if piece.is_none() {
                 self.write(Spool::poll_flush).await;
             }
@@ -176,13 +173,28 @@ impl Pump {
         }
     }
 
-    /// Returns the next piece, a failure of the body (`Some(None)`) or its end (`None`).
-    async fn next(&mut self) -> Option<Option<Bytes>> {
-        if let Some(end) = self.end {
-            return end.err().map(|()| None);
+    /// Polls the next piece, a failure of the body (`Some(None)`) or its end (`None`). After `limit` the content is not stored
+    /// any more.
+    ///
+    /// # Errors
+    /// If the content is not stored and has no readers.
+    fn poll_next(
+        &mut self,
+        limit: Pin<&mut Sleep>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Option<Bytes>>, NoReaders>> {
+        if self.leader.is_some() && limit.poll(cx).is_ready() {
+            self.shared.counters.not_stored.add();
+            self.stop_storing();
         }
-        let frame = poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx)).await;
-        frame.map(|frame| frame.map(|frame| frame.into_data().unwrap_or_default()).ok())
+        if self.leader.is_none() {
+            ready!(self.fill.poll_capacity(cx))?;
+        }
+        if let Some(end) = self.end {
+            return Poll::Ready(Ok(end.err().map(|()| None)));
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        Poll::Ready(Ok(frame.map(|frame| frame.map(|f| f.into_data().unwrap_or_default()).ok())))
     }
 
     /// Writes to the spool, if there is one. If the write fails, the content is not stored.

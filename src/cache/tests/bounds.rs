@@ -81,3 +81,30 @@ async fn requests_beyond_the_bounds_of_fetches_and_followers_are_forwarded() {
     let stats = cache.stats();
     assert_eq!((stats.fetches, stats.followers, stats.keys), (0, 0, 1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn content_that_arrives_too_slowly_is_not_stored_and_is_read_while_clients_read_it() {
+    let (origin, senders) = channels(&[("cache-control", "max-age=60")]);
+    let layer = CacheLayer::builder().max_fill_time(10 * SEC).build();
+    let site = site(&layer, &origin);
+    let send = async || site.clone().oneshot(get("/", &[])).await.unwrap();
+    let mut body = send().await.into_body();
+    let sender = senders.lock().unwrap().pop().unwrap();
+    for second in 0..15 {
+        sender.send("x".into()).unwrap();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "x");
+        settle().await;
+        assert_eq!(layer.handle().stats().fetches, usize::from(second < 10) as u64, "at {second}");
+        tokio::time::advance(SEC).await;
+    }
+    drop(send().await);
+    assert_eq!(origin.count(), 2, "a later request does not follow the fetch");
+    let is_closed = async || {
+        let closed = std::future::poll_fn(|cx| sender.poll_closed(cx));
+        tokio::time::timeout(SEC, closed).await.is_ok()
+    };
+    assert!(!is_closed().await);
+    // The origin need not send another byte.
+    drop(body);
+    assert!(is_closed().await);
+}
