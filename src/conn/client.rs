@@ -247,17 +247,29 @@ impl<P: Protocol, I: Io> State<P, I> {
     }
 
     /// Returns whether the server has exceeded its timeout, in reading or in writing, or `until` has passed.
-    fn poll_expired(&mut self, cx: &mut Context<'_>, now: Instant, until: Option<Instant>) -> bool {
-        let writing = self.output.deadline(self.write_timeout);
-        if writing.is_some_and(|d| d <= now) {
+    fn poll_expired(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut now: Instant,
+        until: Option<Instant>,
+    ) -> bool {
+        loop {
+            let next_update = self.output.next_update(self.write_timeout);
+            let deadline =
+                if self.output.is_waiting() { next_update } else { self.core.deadline() };
+            let deadline = [deadline, until].into_iter().flatten().min();
+            if !self.timer.poll(cx, deadline, now) {
+                return false;
+            }
+            // This poll may have taken long itself, so its `now` is stale.
+            now = clock::now();
+            if next_update.is_none_or(|update| update > now) {
+                return true;
+            }
             self.output.update_progress(&self.io, now, MinRate::NONE);
+            if self.output.deadline(self.write_timeout).is_none_or(|deadline| deadline <= now) {
+                return true;
+            }
         }
-        let deadline = if self.output.is_waiting() {
-            self.output.deadline(self.write_timeout)
-        } else {
-            self.core.deadline()
-        };
-        let deadline = [deadline, until].into_iter().flatten().min();
-        self.timer.poll(cx, deadline, now)
     }
 }

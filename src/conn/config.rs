@@ -122,7 +122,8 @@ impl Config {
     }
 
     /// Sets how long a write may make no progress; then the connection is closed. Defaults to 60 s, like
-    /// nginx. A byte that the client takes from the kernel's send queue is progress.
+    /// nginx. A byte that the client takes from the kernel's send queue is progress, which is seen within a tenth
+    /// of the timeout.
     #[must_use]
     pub fn write_timeout(mut self, timeout: Duration) -> Self {
         self.write_timeout = timeout;

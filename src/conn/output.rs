@@ -174,8 +174,14 @@ impl Output {
         self.reader.as_ref()?.deadline(timeout)
     }
 
+    /// Returns the time of the next [update](Self::update_progress). `None` if no data waits for the peer.
+    pub(super) fn next_update(&self, timeout: Duration) -> Option<Instant> {
+        self.reader.as_ref()?.next_update(timeout)
+    }
+
     /// Counts what the peer has read from the kernel's send queue, which may hold megabytes, and so moves
-    /// the deadline. Must be called when the deadline has passed, before the peer is given up.
+    /// the deadline. Must be called when the [time of the next update](Self::next_update) has passed, and before the
+    /// peer is given up.
     pub(super) fn update_progress<I: Io>(&mut self, io: &I, now: Instant, rate: MinRate) {
         if let Some(reader) = &mut self.reader {
             reader.update(io, now, rate);

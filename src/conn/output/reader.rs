@@ -15,6 +15,10 @@ const FAST_RATE: u64 = 1 << 20;
 /// 1 MiB is sent by five system calls instead of three.
 const FAST_AFTER: u64 = 256 << 10;
 
+/// Updates within the timeout of a peer that takes nothing: 10. The kernel does not tell when its send queue shrank, so
+/// progress counts from the update that sees it, and a peer is given up after 1.0 to 1.1 of its timeout.
+const UPDATES_PER_TIMEOUT: u32 = 10;
+
 /// The progress of a peer since a write first had to wait for it.
 ///
 /// Progress is data that has left the kernel's send queue, not data that the kernel accepts: the queue grows
@@ -28,8 +32,9 @@ pub(super) struct SlowReader {
     accepted: u64,
     /// Bytes that the peer had taken since the beginning, at the last update.
     taken: u64,
-    /// When `taken` last grew.
+    /// The last update after which `taken` had grown.
     last_progress: Instant,
+    last_update: Instant,
     rate_meter: RateMeter,
     /// The time since which no data waits for the peer, while its clock is stopped.
     paused_since: Option<Instant>,
@@ -45,6 +50,7 @@ impl SlowReader {
             accepted: 0,
             taken: 0,
             last_progress: now,
+            last_update: now,
             rate_meter: RateMeter::start(rate, now),
             paused_since: None,
             reported_fast: false,
@@ -66,6 +72,7 @@ impl SlowReader {
         let Some(paused) = self.paused_since.take() else { return };
         let pause = now.saturating_duration_since(paused);
         self.last_progress += pause;
+        self.last_update += pause;
         self.rate_meter.extend(pause);
     }
 
@@ -75,6 +82,7 @@ impl SlowReader {
 
     /// Counts what the peer has taken since the last update, and so moves its deadline.
     pub(super) fn update(&mut self, io: &impl Io, now: Instant, rate: MinRate) {
+        self.last_update = now;
         let taken = match self.queued {
             None => self.accepted,
             Some(queued) => match io.send_queue_len() {
@@ -101,6 +109,13 @@ impl SlowReader {
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// Returns the time of the next [update](Self::update), at most the [deadline](Self::deadline).
+    pub(super) fn next_update(&self, timeout: Duration) -> Option<Instant> {
+        let deadline = self.deadline(timeout)?;
+        let next = self.last_update.checked_add(timeout / UPDATES_PER_TIMEOUT);
+        Some(next.map_or(deadline, |next| next.min(deadline)))
     }
 
     /// Returns `true` once, when the peer has taken 256 KiB at 1 MiB per second or more.

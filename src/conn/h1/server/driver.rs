@@ -291,7 +291,8 @@ where
             | Stage::Switch(_)
             | Stage::End => None,
         };
-        let deadlines = [self.write_deadline(active), read, self.half_close_deadline(active)];
+        let write = active.output.next_update(self.config.write_timeout);
+        let deadlines = [write, read, self.half_close_deadline(active)];
         deadlines.into_iter().flatten().min()
     }
 
@@ -303,17 +304,14 @@ where
         since.checked_add(self.config.http1.half_close)
     }
 
-    fn write_deadline(&self, active: &Active) -> Option<Instant> {
-        active.output.deadline(self.config.write_timeout)
-    }
-
     /// Handles a deadline that has passed. Returns `false` if the connection ends now.
     fn handle_expiry(&mut self, active: &mut Active) -> io::Result<bool> {
         // This poll may have taken long itself, so its `now` is stale.
         let now = clock::now();
-        if self.write_deadline(active).is_some_and(|d| d <= now) {
+        let timeout = self.config.write_timeout;
+        if active.output.next_update(timeout).is_some_and(|update| update <= now) {
             active.output.update_progress(&self.io, now, self.config.write_rate);
-            if self.write_deadline(active).is_some_and(|d| d <= now) {
+            if active.output.deadline(timeout).is_some_and(|deadline| deadline <= now) {
                 return Err(io::Error::new(
                     io::ErrorKind::TimedOut,
                     "the client does not read the response",
