@@ -98,8 +98,8 @@ pub use forward::{Forward, ForwardLayer, HostPolicy};
 pub use hedge::{Hedge, HedgeLayer};
 pub use mirror::{MAX_MIRRORED, MIRROR_TIMEOUT, Mirror, MirrorLayer};
 pub use pooled::{
-    CONNECT_TIMEOUT, IDLE_TIMEOUT, IdleLimit, MAX_AGE, MAX_QUEUED, PoolConfig, PoolExhausted,
-    QUEUE_TIMEOUT, TOTAL_IDLE,
+    CONNECT_TIMEOUT, IDLE_TIMEOUT, IdleLimit, MAX_AGE, MAX_QUEUED, NON_IDEMPOTENT_IDLE_TIMEOUT,
+    PoolConfig, PoolExhausted, QUEUE_TIMEOUT, TOTAL_IDLE,
 };
 pub use queue::{
     BALANCE_QUEUE_TIMEOUT, Priority, PriorityStats, QueueError, QueueOptions, QueueStats,

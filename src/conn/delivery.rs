@@ -8,7 +8,7 @@
 pub enum Delivery {
     /// No byte of it was written, or the server has shown that it did not begin the request.
     NotSent,
-    /// At least one byte of it was written: the server may have acted on it.
+    /// At least one byte of it was written: the server may have acted on it, even if it has acknowledged no byte.
     MaybeSent,
     /// At least one byte of a response has arrived: the server has acted on it.
     Answered,

@@ -32,7 +32,10 @@ use crate::{
 };
 
 pub use capacity::PoolExhausted;
-pub use config::{CONNECT_TIMEOUT, IDLE_TIMEOUT, MAX_AGE, MAX_QUEUED, PoolConfig, QUEUE_TIMEOUT};
+pub use config::{
+    CONNECT_TIMEOUT, IDLE_TIMEOUT, MAX_AGE, MAX_QUEUED, NON_IDEMPOTENT_IDLE_TIMEOUT, PoolConfig,
+    QUEUE_TIMEOUT,
+};
 pub(super) use exchange::ResponseFuture;
 pub use idle_limit::{IdleLimit, TOTAL_IDLE};
 

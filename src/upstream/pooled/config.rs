@@ -8,6 +8,9 @@ use super::idle_limit::IdleLimit;
 /// rarely sent on a connection that the server is closing.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Default idle time after which a connection is not used for a request that is not idempotent: 5 s.
+pub const NON_IDEMPOTENT_IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Default maximum age of a reused connection: 1 h, after which a changed name is resolved again.
 pub const MAX_AGE: Duration = Duration::from_secs(60 * 60);
 
@@ -37,6 +40,7 @@ pub struct PoolConfig {
     pub(super) keep_idle: usize,
     pub(super) idle_limit: IdleLimit,
     pub(in crate::upstream) idle_timeout: Duration,
+    pub(super) non_idempotent_idle_timeout: Duration,
     pub(in crate::upstream) max_age: Duration,
     pub(in crate::upstream) max_requests: u64,
     pub(in crate::upstream) max_connections: Option<usize>,
@@ -52,6 +56,7 @@ impl PoolConfig {
             keep_idle: usize::MAX,
             idle_limit: IdleLimit::of_process(),
             idle_timeout: IDLE_TIMEOUT,
+            non_idempotent_idle_timeout: NON_IDEMPOTENT_IDLE_TIMEOUT,
             max_age: MAX_AGE,
             max_requests: u64::MAX,
             max_connections: None,
@@ -85,6 +90,21 @@ impl PoolConfig {
     #[must_use]
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = timeout;
+        self
+    }
+
+    /// Sets the idle time after which a connection over TCP is not used for a request that is not idempotent, such as
+    /// POST: it is replaced by a new one. Defaults to [`NON_IDEMPOTENT_IDLE_TIMEOUT`].
+    ///
+    /// A server may be gone without a packet that says so, for example after a network failure in which it was
+    /// restarted. A request on such a connection fails, and only an idempotent one may be sent again: not even a reset
+    /// before the first acknowledgement shows that the server did not read the request, since a server that closes at
+    /// once acknowledges nothing, and acknowledgements can be lost.
+    ///
+    /// It has no effect over HTTP/2.
+    #[must_use]
+    pub fn non_idempotent_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.non_idempotent_idle_timeout = timeout;
         self
     }
 

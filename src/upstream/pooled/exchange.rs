@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Request, Response};
+use http::{Request, Response, header::UPGRADE, request};
 use tokio::runtime::{Handle, Id};
 
 use super::{
@@ -23,7 +23,7 @@ use crate::{
     body::Body,
     conn::{Checkin, Delivery, client},
     error::{Error, Kind},
-    net::clock,
+    net::{Address, clock},
     upstream::{
         connector::ServerStream,
         error::{AttemptError, AttemptErrorKind},
@@ -99,8 +99,14 @@ fn checkout<P: Protocol>(
     if !History::needs_new_connection(&head.extensions) {
         let timeout = server.config.idle_timeout;
         while let Some(mut idle) = server.pool.checkout(here, now, timeout) {
-            let is_old = now.saturating_duration_since(idle.since) >= CHECK_AFTER;
-            let is_checked = is_old || P::WORKS_AFTER_RESPONSE;
+            let idle_for = now.saturating_duration_since(idle.since);
+            if idle_for >= server.config.non_idempotent_idle_timeout
+                && matches!(server.address, Address::Tcp(_))
+                && !may_repeat(head)
+            {
+                break; // it is closed, and the others are older
+            }
+            let is_checked = idle_for >= CHECK_AFTER || P::WORKS_AFTER_RESPONSE;
             // In this order: a server that has read all writes no more.
             if (!P::WORKS_AFTER_RESPONSE || idle.connection.is_all_read())
                 && !(is_checked && idle.connection.has_input())
@@ -119,6 +125,11 @@ fn checkout<P: Protocol>(
         slot.open = Some(slot.open_one(|| server.pool.evict_oldest()));
     }
     Next::Connect(Box::pin(connect(server.clone(), deadline)))
+}
+
+/// Returns whether a request that may have been sent may be sent again (RFC 9110 section 9.2.2).
+fn may_repeat(head: &request::Parts) -> bool {
+    head.method.is_idempotent() && !head.headers.contains_key(UPGRADE)
 }
 
 /// Creates the error of a request that got no slot.

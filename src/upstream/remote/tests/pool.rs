@@ -61,6 +61,29 @@ async fn connection_is_closed_after_its_requests_and_at_its_age() {
 }
 
 #[tokio::test]
+async fn connection_that_was_idle_for_long_is_replaced_for_a_request_that_is_not_idempotent() {
+    let (address, accepted) = counting().await;
+    let pool = PoolConfig::new().idle_timeout(60 * SEC).non_idempotent_idle_timeout(10 * SEC);
+    let remote = Remote::builder(address).pool(pool).build();
+    send(&remote).await;
+    for (wait, method, connections) in [
+        (9, Method::POST, 1),
+        (11, Method::GET, 1),
+        (11, Method::PUT, 1),
+        (11, Method::POST, 2),
+        (9, Method::PATCH, 2),
+    ] {
+        pause();
+        advance(wait * SEC).await;
+        tokio::time::resume();
+        let request = Request::builder().method(&method).uri("/").body(Body::empty()).unwrap();
+        remote.clone().oneshot(request).await.unwrap();
+        let counts = (accepted.load(SeqCst), remote.idle_connections());
+        assert_eq!(counts, (connections, 1), "{method} after {wait} more seconds");
+    }
+}
+
+#[tokio::test]
 async fn pool_keeps_as_many_connections_as_were_in_use() {
     let (address, accepted) = counting().await;
     let remote = Remote::builder(address).build();
