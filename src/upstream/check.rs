@@ -8,9 +8,9 @@ mod run;
 #[cfg(test)]
 mod tests;
 
-use std::future::Future;
+use std::{future::Future, io};
 
-use super::{endpoint::Endpoint, remote::Remote};
+use super::{endpoint::Endpoint, fastcgi::FastCgi, remote::Remote, tcp::TcpTarget};
 use crate::error::BoxError;
 
 pub use http_check::{HttpCheck, MAX_CHECK_BODY};
@@ -46,6 +46,42 @@ where
     }
 }
 
+/// A server to which [`connects`] can connect: a [`Remote`], a [`FastCgi`] or a [`TcpTarget`].
+pub trait ConnectTarget: sealed::ConnectTarget {}
+
+mod sealed {
+    use std::{future::Future, io};
+
+    pub trait ConnectTarget: Send + Sync {
+        /// Connects once. The error names the server and the cause.
+        fn try_connect(&self) -> impl Future<Output = io::Result<()>> + Send;
+    }
+}
+
+impl ConnectTarget for Remote {}
+
+impl sealed::ConnectTarget for Remote {
+    async fn try_connect(&self) -> io::Result<()> {
+        self.check().await
+    }
+}
+
+impl ConnectTarget for FastCgi {}
+
+impl sealed::ConnectTarget for FastCgi {
+    async fn try_connect(&self) -> io::Result<()> {
+        self.check().await
+    }
+}
+
+impl ConnectTarget for TcpTarget {}
+
+impl sealed::ConnectTarget for TcpTarget {
+    async fn try_connect(&self) -> io::Result<()> {
+        self.check().await
+    }
+}
+
 /// Checks that a server accepts a connection, which is closed at once.
 ///
 /// ```
@@ -60,6 +96,6 @@ where
 ///
 /// # Errors
 /// Those of connecting, within the server's own connect timeout.
-pub async fn connects(endpoint: Endpoint<Remote>) -> Result<(), BoxError> {
-    Ok(endpoint.service().check().await?)
+pub async fn connects<S: ConnectTarget>(endpoint: Endpoint<S>) -> Result<(), BoxError> {
+    Ok(endpoint.service().try_connect().await?)
 }

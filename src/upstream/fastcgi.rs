@@ -103,6 +103,11 @@ impl FastCgi {
         &self.0.server.address
     }
 
+    /// Connects once. The error names the server and the cause.
+    pub(super) async fn check(&self) -> io::Result<()> {
+        self.0.server.check(self.0.server.connector()).await
+    }
+
     /// Returns the current number of idle connections, in all runtimes.
     pub fn idle_connections(&self) -> usize {
         self.0.server.idle_connections()

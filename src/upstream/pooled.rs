@@ -93,6 +93,11 @@ impl<P: Protocol> Server<P> {
         &self.config
     }
 
+    /// Returns what opens the connections of the pool.
+    pub(super) fn connector(&self) -> &Connector {
+        &self.connector
+    }
+
     /// Sends a request on an idle connection, or on a new one.
     pub(super) fn send(
         self: &Arc<Self>,

@@ -9,7 +9,7 @@ mod tests;
 
 use std::{
     fmt,
-    future::poll_fn,
+    future::{Future, poll_fn},
     io,
     sync::{
         Arc,
@@ -24,8 +24,11 @@ use http::Request;
 use tokio::{io::AsyncWriteExt, sync::Semaphore};
 use tower_service::Service;
 
-use self::target::Connected;
-use super::{Balance, Retry};
+use self::target::{Connected, Template};
+use super::{
+    Balance, Retry,
+    discover::{Discover, FollowOptions},
+};
 use crate::{
     body::{Body, Pipe},
     conn::{
@@ -50,6 +53,8 @@ pub use target::TcpTarget;
 /// - A [policy](crate::policy::pick) picks the server, as for requests, with the same health: a server that cannot be
 ///   reached is ejected, and the connection goes to another. The policy can use the client's [`Peer`], which is in
 ///   the extensions of the request that it gets.
+/// - [`check`](super::check::connects) checks the servers actively, and [`follow`](Self::follow) follows a source of
+///   them.
 /// - Bytes are moved by splice(2), without a copy in user space. The end of one direction is passed on, and the other
 ///   direction continues. If the connection to one side breaks, the one to the other is reset, so that its peer does
 ///   not take it for complete.
@@ -77,6 +82,7 @@ type Targets = Retry<Balance<TcpTarget, Arc<dyn Pick>>>;
 
 struct Shared {
     targets: Targets,
+    template: Template,
     limits: Limits,
     proxy_protocol: Option<proxy::Version>,
     senders: Option<ProxyProtocol>,
@@ -151,6 +157,27 @@ impl TcpBalance {
     /// Returns the balancer of its servers, with their load and health.
     pub fn balance(&self) -> &Balance<TcpTarget, Arc<dyn Pick>> {
         self.0.targets.get_ref()
+    }
+
+    /// Follows a source of servers: see [`Balance::follow`]. New servers have the options of this balancer; the protocol
+    /// of a [`Target`](super::discover::Target) is ignored. Spawn the future as a task.
+    pub fn follow<D: Discover + 'static>(
+        &self,
+        source: D,
+    ) -> impl Future<Output = ()> + Send + use<D> {
+        self.follow_with(source, FollowOptions::new())
+    }
+
+    /// Follows a source of servers, with options.
+    pub fn follow_with<D: Discover + 'static>(
+        &self,
+        source: D,
+        options: FollowOptions,
+    ) -> impl Future<Output = ()> + Send + use<D> {
+        let template = self.0.template;
+        self.balance().follow(source, options, move |target| {
+            template.endpoint(target.key(), target.address.address().clone())
+        })
     }
 
     /// Returns the figures.

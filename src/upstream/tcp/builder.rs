@@ -1,17 +1,20 @@
 //! Options of a [`TcpBalance`].
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt, io, sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 use tower_layer::Layer;
 
-use super::{CONNECT_TIMEOUT, Counts, Limits, Shared, TcpBalance, TcpTarget};
+use super::{CONNECT_TIMEOUT, Counts, Limits, Shared, TcpBalance, target::Template};
 use crate::{
     conn::ProxyProtocol,
     net::Address,
-    policy::pick::{Pick, RoundRobin},
+    policy::{
+        health::HealthOptions,
+        pick::{Pick, RoundRobin},
+    },
     proto::proxy,
-    upstream::{Balance, Endpoint, RetryLayer},
+    upstream::{BalanceBuilder, EmptySet, EndpointLimits, QueueOptions, RetryLayer},
 };
 
 /// Default idle timeout of a forwarded connection: 10 min, as in nginx.
@@ -29,7 +32,9 @@ pub const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct TcpBalanceBuilder {
     addresses: io::Result<Vec<Address>>,
     policy: Arc<dyn Pick>,
-    connect_timeout: Duration,
+    balance: BalanceBuilder,
+    may_be_empty: bool,
+    template: Template,
     limits: Limits,
     max_connections: usize,
     attempts: Option<usize>,
@@ -42,7 +47,9 @@ impl TcpBalanceBuilder {
         Self {
             addresses: servers.into_iter().map(|server| server.as_ref().parse()).collect(),
             policy: Arc::new(RoundRobin::new()),
-            connect_timeout: CONNECT_TIMEOUT,
+            balance: BalanceBuilder::new(),
+            may_be_empty: false,
+            template: Template { connect_timeout: CONNECT_TIMEOUT, limits: EndpointLimits::new() },
             limits: Limits { idle_timeout: TCP_IDLE_TIMEOUT, total_timeout: None },
             max_connections: MAX_CONNECTIONS,
             attempts: None,
@@ -57,9 +64,36 @@ impl TcpBalanceBuilder {
         self
     }
 
+    /// Sets when servers are ejected, and how they come back.
+    pub fn health(mut self, options: HealthOptions) -> Self {
+        self.balance = self.balance.health(options);
+        self
+    }
+
+    /// Sets the limits of each server: connections at the same time, and connections that are being made. Default: no
+    /// limit.
+    pub fn server_limits(mut self, limits: EndpointLimits) -> Self {
+        self.template.limits = limits;
+        self
+    }
+
+    /// Sets the queue for connections while all servers are at their limits. Default: no queue.
+    pub fn queue(mut self, options: QueueOptions) -> Self {
+        self.balance = self.balance.queue(options);
+        self
+    }
+
+    /// Allows a balancer without an initial server, for one that [follows](TcpBalance::follow) a source, and sets how
+    /// connections are handled while there is none. By default at least one server is required.
+    pub fn empty(mut self, empty: EmptySet) -> Self {
+        self.balance = self.balance.empty(empty);
+        self.may_be_empty = true;
+        self
+    }
+
     /// Sets the timeout of connecting, for each server. Default: 5 s.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
+        self.template.connect_timeout = timeout;
         self
     }
 
@@ -104,20 +138,26 @@ impl TcpBalanceBuilder {
     /// Builds the balancer.
     ///
     /// # Errors
-    /// The first address that could not be parsed, or no address.
+    /// The first address that could not be parsed, no address, or one that was added twice.
     pub fn build(self) -> io::Result<TcpBalance> {
         let addresses = self.addresses?;
-        if addresses.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the balancer has no server"));
+        let invalid = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        if addresses.is_empty() && !self.may_be_empty {
+            return invalid("the balancer has no server: add one, or call `empty`".to_owned());
         }
-        let attempts = self.attempts.unwrap_or(addresses.len());
-        let targets = addresses.into_iter().map(|address| {
-            let key = address.to_string();
-            Endpoint::new(key, TcpTarget::new(address, self.connect_timeout))
-        });
-        let balance = Balance::new(targets, self.policy);
+        let mut keys = HashSet::new();
+        if let Some(twice) = addresses.iter().find(|address| !keys.insert(address.to_string())) {
+            return invalid(format!("the server {twice} was added twice"));
+        }
+        let endpoints = addresses
+            .into_iter()
+            .map(|address| self.template.endpoint(address.to_string(), address));
+        let balance = self.balance.build(endpoints, self.policy);
+        // The balancer sends a connection to each server once.
+        let attempts = self.attempts.unwrap_or(usize::MAX);
         Ok(TcpBalance(Arc::new(Shared {
             targets: RetryLayer::new().attempts(attempts).layer(balance),
+            template: self.template,
             limits: self.limits,
             proxy_protocol: self.proxy_protocol,
             senders: self.senders,

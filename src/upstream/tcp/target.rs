@@ -18,7 +18,10 @@ use crate::{
     conn::Delivery,
     error::BoxError,
     net::{Address, Stream},
-    upstream::error::{AttemptError, AttemptErrorKind, Unreachable},
+    upstream::{
+        Endpoint, EndpointKey, EndpointLimits,
+        error::{AttemptError, AttemptErrorKind, Unreachable},
+    },
 };
 
 /// A server for whole connections, without requests: an endpoint of a [`TcpBalance`](super::TcpBalance).
@@ -35,13 +38,46 @@ struct Inner {
 }
 
 impl TcpTarget {
-    pub(super) fn new(address: Address, connect_timeout: Duration) -> Self {
-        Self(Arc::new(Inner { address, connect_timeout }))
-    }
-
     /// Returns the server's address.
     pub fn address(&self) -> &Address {
         &self.0.address
+    }
+
+    /// Connects once. The error names the server and the cause.
+    pub(in crate::upstream) async fn check(&self) -> io::Result<()> {
+        match self.0.connect().await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                Err(io::Error::other(format!("cannot connect to {}: {error}", self.0.address)))
+            }
+        }
+    }
+}
+
+impl Inner {
+    async fn connect(&self) -> io::Result<Stream> {
+        match tokio::time::timeout(self.connect_timeout, Stream::connect(&self.address)).await {
+            Ok(result) => result,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}
+
+/// The common options of a balancer's servers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Template {
+    pub(super) connect_timeout: Duration,
+    pub(super) limits: EndpointLimits,
+}
+
+impl Template {
+    pub(super) fn endpoint(
+        self,
+        key: impl Into<EndpointKey>,
+        address: Address,
+    ) -> Endpoint<TcpTarget> {
+        let target = TcpTarget(Arc::new(Inner { address, connect_timeout: self.connect_timeout }));
+        Endpoint::new(key, target).limits(self.limits)
     }
 }
 
@@ -77,12 +113,7 @@ impl<B: HttpBody> Service<Request<B>> for TcpTarget {
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
         let (target, request) = (self.0.clone(), request.map(Body::new));
         ResponseFuture(Box::pin(async move {
-            let connect = Stream::connect(&target.address);
-            let result = match tokio::time::timeout(target.connect_timeout, connect).await {
-                Ok(result) => result,
-                Err(_) => Err(io::ErrorKind::TimedOut.into()),
-            };
-            match result {
+            match target.connect().await {
                 Ok(stream) => {
                     // A body without an end, so that the response counts as in flight until it is dropped.
                     let (sender, body) = Body::channel(None);

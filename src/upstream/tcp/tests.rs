@@ -12,7 +12,15 @@ use tokio::{
 use super::*;
 use crate::{
     net::{Address, Drain, Listener},
-    policy::pick::{Candidates, Pick},
+    policy::{
+        health::HealthOptions,
+        pick::{Candidates, Pick},
+    },
+    upstream::{
+        EmptySet, EndpointLimits,
+        check::{CheckOptions, connects},
+        discover::{Target, fixed},
+    },
 };
 
 const SEC: Duration = Duration::from_secs(1);
@@ -277,4 +285,36 @@ fn builder_returns_error_with_the_invalid_address() {
     let error = TcpBalance::builder(["a:1", "no port"]).build().unwrap_err();
     assert!(error.to_string().contains("no port"), "{error}");
     assert!(TcpBalance::builder([""; 0]).build().is_err());
+    assert!(TcpBalance::builder(["a:1", "a:1"]).build().is_err());
+}
+
+#[tokio::test]
+async fn servers_of_a_source_are_checked_and_limited() {
+    let ((listener, addr), dead) = (server().await, refusing().await);
+    let builder = TcpBalance::builder([""; 0])
+        .empty(EmptySet::Fail)
+        .health(HealthOptions::new().fall(1))
+        .server_limits(EndpointLimits::new().in_flight(1));
+    let front = start(builder).await;
+    let mut early = front.connect().await;
+    assert!(is_reset(&mut early).await, "there is no server yet");
+
+    let targets = [&dead, &addr].map(|server| server.parse::<Target>().unwrap());
+    front.balance.follow(fixed(targets)).await; // it ends with the source
+    let balance = front.balance.balance();
+    let checks = tokio::spawn(balance.check(connects, CheckOptions::new()));
+    while balance.endpoint(&dead).unwrap().is_available() {
+        tokio::task::yield_now().await;
+    }
+    let error = balance.endpoint(&dead).unwrap().last_error().unwrap();
+    assert!(error.starts_with(&format!("check: cannot connect to {dead}: ")), "{error}");
+    drop(listener.accept().await.unwrap()); // that of the check
+
+    let client = front.connect().await;
+    let (server, _) = listener.accept().await.unwrap();
+    let mut above = front.connect().await;
+    assert!(is_reset(&mut above).await, "the server has one connection");
+    drop((client, server));
+    checks.abort();
+    front.stop().await;
 }
