@@ -183,3 +183,17 @@ async fn run<S: Send + Sync + Clone + 'static, C: Check<S>>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_shortens_the_interval_by_at_most_its_share() {
+        let options = CheckOptions::new().interval(Duration::from_secs(100)).jitter(10);
+        assert_eq!(options.until_next(0), Duration::from_secs(100));
+        assert_eq!(options.until_next(512), Duration::from_secs(95));
+        assert_eq!(options.until_next(1024), Duration::from_secs(90));
+        assert_eq!(options.jitter(1000).until_next(1024), MIN_INTERVAL);
+    }
+}

@@ -61,6 +61,39 @@ async fn connection_is_closed_after_its_requests_and_at_its_age() {
 }
 
 #[tokio::test]
+async fn connection_that_was_used_last_is_used_first() {
+    let (address, _) = counting().await;
+    let remote = Remote::builder(address).pool(PoolConfig::new().idle_timeout(60 * SEC)).build();
+    let (one, two) = (remote.clone().oneshot(get()), remote.clone().oneshot(get()));
+    let (one, two) = tokio::join!(one, two);
+    assert!(one.is_ok() && two.is_ok());
+    assert_eq!(remote.idle_connections(), 2);
+    for _ in 0..3 {
+        pause();
+        advance(25 * SEC).await;
+        tokio::time::resume();
+        send(&remote).await;
+    }
+    assert_eq!(remote.idle_connections(), 1, "the other one was idle for 75 s");
+}
+
+#[tokio::test]
+async fn connection_that_the_server_has_closed_is_not_used() {
+    let (listener, address) = listen().await;
+    let remote = Remote::builder(address).build();
+    let (first, server) = tokio::join!(remote.clone().oneshot(get()), serve_one(&listener));
+    first.unwrap();
+    pause();
+    advance(2 * SEC).await;
+    tokio::time::resume();
+    drop(server);
+    assert_eq!(remote.idle_connections(), 1);
+    let post = Request::post("/").body(Body::empty()).unwrap();
+    let (second, _server) = tokio::join!(remote.clone().oneshot(post), serve_one(&listener));
+    assert_eq!(second.unwrap().status(), 204);
+}
+
+#[tokio::test]
 async fn connection_that_was_idle_for_long_is_replaced_for_a_request_that_is_not_idempotent() {
     let (address, accepted) = counting().await;
     let pool = PoolConfig::new().idle_timeout(60 * SEC).non_idempotent_idle_timeout(10 * SEC);
