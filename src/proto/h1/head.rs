@@ -1,15 +1,18 @@
 //! Reads heads and trailers line by line. Each byte is scanned once, however the bytes arrive.
 
+mod blocks;
+mod field;
 mod lenient;
+mod section;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 
-use super::{
-    Fault, Lenient, Limits,
-    name::{self, KnownField},
-    scan::{self, BLOCK, Masks, Scan, Work},
-};
+use self::field::{offset, span};
+use super::{Fault, Limits, scan};
+
+pub(super) use field::{Field, Span, range};
+#[allow(unreachable_pub, reason = "a sealed trait names it")]
+pub use section::Section;
 
 /// The lines of a head found so far, as offsets from the head's first byte.
 #[derive(Debug, Default)]
@@ -47,9 +50,6 @@ struct ScanPosition {
 /// No end of the token at a line's start has been found yet.
 const UNKNOWN_END: usize = usize::MAX;
 
-/// The result of [`u64::trailing_zeros`] if no bit is set.
-const NO_BIT: u32 = u64::BITS;
-
 impl Default for ScanPosition {
     fn default() -> Self {
         Self {
@@ -65,78 +65,10 @@ impl Default for ScanPosition {
 /// Initial capacity for fields: enough for the head of a browser.
 const INITIAL_FIELDS: usize = 16;
 
-/// Empty lines that are skipped before a request: RFC 9112 section 2.2 asks for at least one, and
-/// some old clients send two after a body.
-const MAX_EMPTY_LINES: u8 = 2;
-
 /// Largest capacity for fields that is kept for the next head (2 KiB).
 const MAX_RETAINED_FIELDS: usize = 128;
 
 const TRANSFER_ENCODING: &[u8] = b"transfer-encoding";
-
-/// A range of offsets, `.0 .. .1`. [`Lines::read`] limits heads to 4 GiB.
-pub(super) type Span = (u32, u32);
-
-/// A field line.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Field {
-    pub(super) name: Span,
-    pub(super) value: Span,
-}
-
-/// The structure and bounds of a section of lines.
-#[derive(Debug, Clone, Copy)]
-#[allow(unreachable_pub, reason = "a sealed trait names it")]
-pub struct Section {
-    /// Whether it begins with a start line.
-    pub(super) start_line: bool,
-    /// Empty lines that may precede the start line.
-    pub(super) empty_lines: u8,
-    /// Maximum bytes of the token with which the start line begins.
-    pub(super) method_bytes: usize,
-    /// Maximum bytes of the whole section.
-    pub(super) bytes: usize,
-    pub(super) lenient: Lenient,
-}
-
-impl Section {
-    pub(super) fn of_request(limits: &Limits) -> Self {
-        let lenient = limits.lenient.of_requests();
-        Self {
-            start_line: true,
-            empty_lines: MAX_EMPTY_LINES,
-            method_bytes: limits.method_bytes.min(limits.start_line_bytes),
-            bytes: limits.head_bytes,
-            lenient,
-        }
-    }
-
-    pub(super) fn of_response(limits: &Limits) -> Self {
-        let lenient = limits.lenient;
-        Self {
-            start_line: true,
-            empty_lines: 0,
-            method_bytes: usize::MAX,
-            bytes: limits.head_bytes,
-            lenient,
-        }
-    }
-
-    /// Trailers may not be folded, in requests or responses.
-    pub(super) fn of_trailers(limits: &Limits) -> Self {
-        let lenient = limits.lenient.of_requests();
-        // The empty line that ends the trailers is allowed even if no trailers are.
-        let bytes = limits.trailer_bytes.max(b"\r\n".len());
-        Self { start_line: false, empty_lines: 0, method_bytes: usize::MAX, bytes, lenient }
-    }
-
-    /// Field lines alone, which may end in LF without CR.
-    pub(super) fn of_bare_lf_fields(limits: &Limits) -> Self {
-        let lenient = Lenient { bare_lf: true, ..Lenient::default() };
-        let bytes = limits.head_bytes;
-        Self { start_line: false, empty_lines: 0, method_bytes: usize::MAX, bytes, lenient }
-    }
-}
 
 impl Lines {
     /// Returns whether nothing was read yet, not counting empty lines before the start line.
@@ -180,7 +112,7 @@ impl Lines {
         let found = if section.lenient.affects_lines() {
             lenient::LineReader { lines: self, input, section, limits }.read()?
         } else {
-            scan::dispatch(ReadLines { lines: self, input, section, limits })?
+            scan::dispatch(blocks::ReadLines { lines: self, input, section, limits })?
         };
         self.is_complete = found.is_some();
         if self.is_complete {
@@ -226,177 +158,6 @@ impl Lines {
     }
 }
 
-/// One call of [`Lines::read`].
-struct ReadLines<'a> {
-    lines: &'a mut Lines,
-    input: &'a [u8],
-    section: &'a Section,
-    limits: &'a Limits,
-}
-
-impl Work for ReadLines<'_> {
-    type Output = Result<Option<usize>, Fault>;
-
-    #[inline(always)]
-    fn run<S: Scan>(self, scan: S) -> Self::Output {
-        let ReadLines { lines, input, section, limits } = self;
-        let mut position = lines.position;
-        let reader = LineReader { input, section, limits };
-        let mut cr_before = position.scanned > 0 && input[position.scanned - 1] == b'\r';
-        while position.scanned < input.len() {
-            let at = position.scanned;
-            let masks = scan.block(input, at);
-            let found = reader.block(at, masks, cr_before, &mut position, lines)?;
-            if found.is_some() {
-                return Ok(found);
-            }
-            cr_before = masks.cr >> (BLOCK - 1) != 0;
-            position.scanned = input.len().min(at + BLOCK);
-            if position.line_start <= at && position.name_end != UNKNOWN_END && !cr_before {
-                // Within a long value only control bytes matter.
-                position.scanned += scan.plain_len(input, position.scanned);
-            }
-        }
-        lines.position = position;
-        Ok(None)
-    }
-}
-
-/// The input, cut to the bound of the section, and its limits.
-///
-/// The input is scanned in blocks of 64 bytes, as bit masks. In a block, a name ends at the first
-/// delimiter after the start of its line: adding the bits of the line starts to those of the token
-/// bytes carries through each name and sets the bit after it. So a block with five fields costs ten
-/// steps over set bits, and no access to single bytes.
-///
-/// The [`ScanPosition`] is a local variable of [`ReadLines::run`] and only passed to inlined functions,
-/// so that it stays in registers.
-struct LineReader<'a> {
-    input: &'a [u8],
-    section: &'a Section,
-    limits: &'a Limits,
-}
-
-impl LineReader<'_> {
-    /// Processes the names and lines that end in the block at `at`. Returns the length of the section if
-    /// it ends in the block.
-    #[inline(always)]
-    fn block(
-        &self,
-        at: usize,
-        masks: Masks,
-        cr_before: bool,
-        position: &mut ScanPosition,
-        lines: &mut Lines,
-    ) -> Result<Option<usize>, Fault> {
-        let Masks { lf, cr, delimiters, controls } = masks;
-        let begins = lf << 1 | u64::from(position.name_end == UNKNOWN_END);
-        // The missing bytes of a block of less than 64 count as token bytes: no name ends there.
-        let name_ends = (!delimiters).wrapping_add(begins) & delimiters;
-        let (mut events, mut bare_lf) = (name_ends | lf, NO_BIT);
-        // A block is regular if each LF follows a CR and each CR is followed by an LF within it.
-        let after_cr = cr << 1 | u64::from(cr_before);
-        let is_irregular = (after_cr ^ lf) | controls != 0;
-        if is_irregular {
-            bare_lf = (lf & !after_cr).trailing_zeros();
-            position.has_suspect |= (after_cr & !lf) | controls != 0;
-            if bare_lf != NO_BIT {
-                events &= (1 << bare_lf) - 1; // the events before it
-            }
-        }
-        loop {
-            if position.name_end == UNKNOWN_END {
-                if events == 0 {
-                    break;
-                }
-                position.name_end = at + events.trailing_zeros() as usize;
-                events &= events - 1;
-            }
-            if events == 0 {
-                break;
-            }
-            let lf = at + events.trailing_zeros() as usize;
-            events &= events - 1;
-            if self.line(lf, is_irregular, position, lines)? {
-                return Ok(Some(lf + 1));
-            }
-        }
-        if bare_lf == NO_BIT {
-            return Ok(None);
-        }
-        let fault = start_fault(self.section, self.limits, *position, at + bare_lf as usize);
-        Err(fault.unwrap_or(Fault::LineEnd))
-    }
-
-    /// Records a complete line, which ends with the CRLF at `lf`, in a block that is regular or not.
-    /// Returns whether it is the empty line at the end.
-    #[inline(always)]
-    fn line(
-        &self,
-        lf: usize,
-        is_irregular: bool,
-        position: &mut ScanPosition,
-        lines: &mut Lines,
-    ) -> Result<bool, Fault> {
-        let ScanPosition { line_start: at, name_end, .. } = *position;
-        let end = lf - 1;
-        if position.in_start_line {
-            if let Some(fault) = start_fault(self.section, self.limits, *position, lf) {
-                return Err(fault);
-            }
-            position.in_start_line = lines.start_line(*position, end, self.section)?;
-        } else {
-            if self.input[name_end] != b':' || name_end == at {
-                return if at == end { Ok(true) } else { Err(name_fault(self.input[at])) };
-            }
-            // Nearly all senders write exactly one space.
-            let from = name_end + 1 + usize::from(self.input[name_end + 1] == b' ');
-            let mut value = (from, end);
-            // Not a space, a tab, or the CR of an empty value.
-            let plain = self.input[from] > b' ' && self.input[end - 1] > b' ';
-            if !plain || position.has_suspect {
-                value = self.irregular_value(*position, value)?;
-                position.has_suspect &= is_irregular; // a control byte of an earlier block was in this line
-            }
-            if lines.fields.len() >= self.limits.fields || name_end - at > self.limits.name_bytes {
-                return Err(Fault::FieldsTooLarge);
-            }
-            let field = Field { name: span(at, name_end), value: span(value.0, value.1) };
-            lines.fields.push(field);
-        }
-        position.line_start = lf + 1;
-        position.name_end = UNKNOWN_END;
-        Ok(false)
-    }
-
-    /// Trims and checks a value with more white space around it than one leading space, or with a possible
-    /// control byte.
-    #[cold]
-    fn irregular_value(
-        &self,
-        position: ScanPosition,
-        (mut from, mut to): (usize, usize),
-    ) -> Result<(usize, usize), Fault> {
-        let raw = (from, to);
-        while from < to && is_white(self.input[from]) {
-            from += 1;
-        }
-        while from < to && is_white(self.input[to - 1]) {
-            to -= 1;
-        }
-        // Legal, but readers that do not trim it see an unknown coding and may read the body as the
-        // next message.
-        let name = &self.input[position.line_start..position.name_end];
-        if (from, to) != raw && name.eq_ignore_ascii_case(TRANSFER_ENCODING) {
-            return Err(Fault::TransferEncoding);
-        }
-        if position.has_suspect && !scan::is_field_value(&self.input[from..to]) {
-            return Err(Fault::FieldValue);
-        }
-        Ok((from, to))
-    }
-}
-
 /// Returns the fault of a line without a name directly before a colon (RFC 9112 section 5.1): a line that
 /// begins with white space is folded.
 #[cold]
@@ -425,62 +186,6 @@ fn start_fault(
 
 fn is_white(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t')
-}
-
-impl Field {
-    /// Returns the name in lower case with its meaning, and the value as bytes.
-    #[inline(always)]
-    pub(super) fn read<'a>(
-        &self,
-        head: &'a [u8],
-        lines: &Lines,
-    ) -> Result<(HeaderName, KnownField, &'a [u8]), Fault> {
-        let (name, known) = name::parse(&head[range(self.name)]).ok_or(Fault::FieldName)?;
-        let value = &head[range(self.value)];
-        if lines.has_folded && known != KnownField::Other && lenient::is_folded(value) {
-            return Err(Fault::Folded); // readers differ, so no leniency allows it
-        }
-        Ok((name, known, value))
-    }
-
-    /// Appends the field to the map, with a slice of `head` as its value. Fails if the map is full, since
-    /// [`Limits::fields`] may exceed its maximum.
-    #[inline(always)]
-    pub(super) fn append(
-        &self,
-        map: &mut HeaderMap,
-        name: HeaderName,
-        head: &Bytes,
-        lines: &Lines,
-    ) -> Result<(), Fault> {
-        let range = range(self.value);
-        if lines.has_folded && lenient::is_folded(&head[range.clone()]) {
-            return append(map, name, lenient::unfold(&head[range]));
-        }
-        append(map, name, head.slice(range))
-    }
-}
-
-/// Appends a field whose value was checked.
-#[inline(always)]
-fn append(map: &mut HeaderMap, name: HeaderName, value: Bytes) -> Result<(), Fault> {
-    let appended = map.try_append(name, scan::value(value));
-    appended.map(|_| ()).map_err(|_| Fault::FieldsTooLarge)
-}
-
-fn span(from: usize, to: usize) -> Span {
-    (offset(from), offset(to))
-}
-
-/// Returns an offset in a head, which [`Lines::read`] limits to 32 bits.
-fn offset(n: usize) -> u32 {
-    debug_assert!(u32::try_from(n).is_ok());
-    n as u32
-}
-
-/// Returns the span as a range.
-pub(super) fn range(span: Span) -> std::ops::Range<usize> {
-    span.0 as usize..span.1 as usize
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@ use bytes::Bytes;
 
 use super::{
     super::{Fault, Limits, scan},
-    Field, Lines, Section, UNKNOWN_END, is_white, name_fault, range, span, start_fault,
+    Field, Lines, Section, UNKNOWN_END,
+    field::span,
+    is_white, name_fault, range, start_fault,
 };
 
 /// One call of [`Lines::read`].
