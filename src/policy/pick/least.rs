@@ -11,16 +11,16 @@ use super::{
     rng::{mix, scale},
 };
 
-/// Maximum size of a set in which every endpoint is checked: 64. A check costs about 3 ns.
+/// Maximum size of a set in which every endpoint is checked: 64. A check costs about 5 ns.
 const MAX_EXACT: usize = 64;
 
-/// Number of endpoints of a larger set that are checked: 5.
-const SAMPLES: u64 = 5;
+/// Number of endpoints of a larger set that are checked: 4, each about 10 ns, since it is seldom in a fast cache.
+const SAMPLES: u64 = 4;
 
 /// Picks the endpoint with the fewest requests in flight relative to its weight.
 ///
 /// It rotates among equals, so that idle endpoints share the requests. In a set of up to 64 endpoints it checks every
-/// one. In a larger set it is not exact: it checks five at random, by weight if weights differ, and all if none of these
+/// one. In a larger set it is not exact: it checks four at random, by weight if weights differ, and all if none of these
 /// is eligible.
 ///
 /// ```
@@ -78,19 +78,16 @@ fn sample(candidates: Candidates<'_>, turn: u64) -> Option<usize> {
 
 /// Returns the least loaded eligible endpoint of these, relative to the weights, the first one of equals.
 fn least_loaded(candidates: Candidates<'_>, indices: impl Iterator<Item = usize>) -> Option<usize> {
-    let (mut best, mut best_load, mut best_weight) = (None, u64::MAX, 1);
+    let (mut best, mut least) = (None, u64::MAX);
     for index in indices {
         let candidate = candidates.get(index);
-        let load = (candidate.in_flight as u64).saturating_add(1);
-        let weight = candidate.effective_weight();
-        // load / weight < best_load / best_weight, multiplied by both weights.
-        let is_less =
-            u128::from(load) * u128::from(best_weight) < u128::from(best_load) * u128::from(weight);
-        let is_better = candidate.is_eligible() & is_less;
-        // Without branches, which a processor would often predict wrongly: the loads are random.
+        let load = (candidate.in_flight as f64 + 1.0) / candidate.effective_weight() as f64;
+        // Positive floats have the order of their bits, which are compared without a branch: a processor would often
+        // predict it wrongly, since the loads are random. Equal loads are equal floats.
+        let load = load.to_bits();
+        let is_better = candidate.is_eligible() & (load < least);
         best = select_unpredictable(is_better, Some(index), best);
-        best_load = select_unpredictable(is_better, load, best_load);
-        best_weight = select_unpredictable(is_better, weight, best_weight);
+        least = select_unpredictable(is_better, load, least);
     }
     best
 }
