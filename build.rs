@@ -1,13 +1,18 @@
 //! Looks for the peer programs of end-to-end tests, so that tests whose program is missing count as ignored. With
-//! `CI=true` all programs are required, and a test without its program fails. It is not part of the published crate.
+//! `CI=true` all programs are required, and a test without its program fails. With `VESTIBULE_LOOM=1` loom runs the
+//! models. It is not part of the published crate.
 
 use std::{env, fs, os::unix::fs::MetadataExt, path::Path};
 
 fn main() {
-    for name in ["CI", "PATH", "VESTIBULE_PYTHON"] {
+    for name in ["CI", "PATH", "VESTIBULE_LOOM", "VESTIBULE_PYTHON"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
     println!("cargo::rerun-if-changed=build.rs");
+    // Not by RUSTFLAGS, with which all dependencies would be compiled again.
+    if env::var("VESTIBULE_LOOM").is_ok_and(|v| v == "1") {
+        println!("cargo::rustc-cfg=vestibule_loom");
+    }
     let ci = env::var("CI").is_ok_and(|v| v == "true");
     let path = env::var_os("PATH").unwrap_or_default();
     let found = |program: &str| {

@@ -1,5 +1,5 @@
 //! The locks and atomics of types that threads share: those of std, or those of loom when it runs the models of
-//! these types (`--cfg vestibule_loom`, see CONTRIBUTING.md).
+//! these types (`VESTIBULE_LOOM=1`, see CONTRIBUTING.md).
 
 #[cfg(vestibule_loom)]
 use loom::sync as primitives;
