@@ -84,7 +84,8 @@ pub(crate) enum Kind {
     Empty,
     Bytes(Bytes),
     Channel(channel::Receiver),
-    File(FileSlice),
+    /// Boxed, since every layer moves the body.
+    File(Box<FileSlice>),
     #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "layers make them"))]
     Segmented(segment::SegmentedBody),
     Boxed(BoxBody),
@@ -157,7 +158,7 @@ impl Body {
 
     /// Creates a body from a slice of an open file. A server sends it without reading it into memory.
     pub fn file(slice: FileSlice) -> Self {
-        Self(Kind::File(slice))
+        Self(Kind::File(Box::new(slice)))
     }
 
     /// Returns the exact length in bytes, if it is known.
@@ -211,7 +212,7 @@ impl Body {
         match &self.0 {
             Kind::Empty => Some(Self::empty()),
             Kind::Bytes(b) => Some(b.clone().into()),
-            Kind::File(f) => Some(Self::file(f.clone())),
+            Kind::File(f) => Some(Self(Kind::File(f.clone()))),
             Kind::Channel(_) | Kind::Segmented(_) | Kind::Boxed(_) => None,
         }
     }

@@ -250,8 +250,8 @@ impl fmt::Debug for Sender {
 /// The receiving end, inside a [`Body`](super::Body).
 pub(crate) struct Receiver {
     shared: Shared,
-    /// A pipe that is being read.
-    pipe: Option<Pipe>,
+    /// A pipe that is being read. Boxed because it is rare, and every layer moves the body.
+    pipe: Option<Box<Pipe>>,
 }
 
 impl Receiver {
@@ -278,7 +278,7 @@ impl Receiver {
                 Some(Segment::Bytes(data)) => Some(Ok(Frame::data(data))),
                 Some(Segment::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
                 Some(Segment::Pipe(pipe)) => {
-                    self.pipe = Some(pipe);
+                    self.pipe = Some(Box::new(pipe));
                     continue;
                 }
                 Some(Segment::File(_)) => unreachable!("a channel has no files"),
@@ -288,7 +288,7 @@ impl Receiver {
 
     pub(super) fn poll_segment(&mut self, cx: &Context<'_>) -> PollSegment {
         if let Some(pipe) = self.pipe.take().filter(|pipe| !pipe.is_empty()) {
-            return Poll::Ready(Some(Ok(Segment::Pipe(pipe))));
+            return Poll::Ready(Some(Ok(Segment::Pipe(*pipe))));
         }
         let mut s = lock(&self.shared);
         let out = if let Some(piece) = s.queue.pop_front() {

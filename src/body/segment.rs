@@ -1,6 +1,7 @@
 //! A body in segments, some of them in files, which a server sends without reading them.
 
 use std::{
+    io,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -52,19 +53,39 @@ pub(crate) type PollSegment = Poll<Option<Result<Segment, BoxError>>>;
 /// A body in segments, and the rest of a segment that is being read.
 pub(crate) struct SegmentedBody {
     inner: Box<dyn Segments>,
-    file: Option<FileSlice>,
-    pipe: Option<Pipe>,
+    /// Boxed because it is rare, and every layer moves the body.
+    rest: Option<Box<Rest>>,
+}
+
+/// The rest of a segment that is being read.
+enum Rest {
+    File(FileSlice),
+    Pipe(Pipe),
+}
+
+impl Rest {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        match self {
+            Self::File(file) => file.poll_next(cx).map(Option::transpose),
+            Self::Pipe(pipe) => Poll::Ready(pipe.read_next()),
+        }
+    }
+
+    fn len(&self) -> u64 {
+        match self {
+            Self::File(file) => file.len(),
+            Self::Pipe(pipe) => pipe.len() as u64,
+        }
+    }
 }
 
 impl SegmentedBody {
     fn poll_segment(&mut self, cx: &mut Context<'_>) -> PollSegment {
-        if let Some(file) = self.file.take().filter(|file| !file.is_empty()) {
-            return Poll::Ready(Some(Ok(Segment::File(file))));
+        match self.rest.take().filter(|rest| rest.len() > 0).map(|rest| *rest) {
+            Some(Rest::File(file)) => Poll::Ready(Some(Ok(Segment::File(file)))),
+            Some(Rest::Pipe(pipe)) => Poll::Ready(Some(Ok(Segment::Pipe(pipe)))),
+            None => self.inner.poll_segment(cx),
         }
-        if let Some(pipe) = self.pipe.take().filter(|pipe| !pipe.is_empty()) {
-            return Poll::Ready(Some(Ok(Segment::Pipe(pipe))));
-        }
-        self.inner.poll_segment(cx)
     }
 
     pub(super) fn poll_frame(
@@ -72,37 +93,27 @@ impl SegmentedBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         loop {
-            if let Some(file) = &mut self.file {
-                match ready!(file.poll_next(cx)) {
-                    Some(read) => return Poll::Ready(Some(Ok(Frame::data(read?)))),
-                    None => self.file = None,
-                }
-            }
-            if let Some(pipe) = &mut self.pipe {
-                match pipe.read_next()? {
+            if let Some(rest) = &mut self.rest {
+                match ready!(rest.poll_next(cx)?) {
                     Some(read) => return Poll::Ready(Some(Ok(Frame::data(read)))),
-                    None => self.pipe = None,
+                    None => self.rest = None,
                 }
             }
-            return Poll::Ready(match ready!(self.inner.poll_segment(cx)?) {
-                None => None,
-                Some(Segment::Bytes(bytes)) => Some(Ok(Frame::data(bytes))),
-                Some(Segment::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
-                Some(Segment::File(file)) => {
-                    self.file = Some(file);
-                    continue;
+            let rest = match ready!(self.inner.poll_segment(cx)?) {
+                None => return Poll::Ready(None),
+                Some(Segment::Bytes(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                Some(Segment::Trailers(trailers)) => {
+                    return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                 }
-                Some(Segment::Pipe(pipe)) => {
-                    self.pipe = Some(pipe);
-                    continue;
-                }
-            });
+                Some(Segment::File(file)) => Rest::File(file),
+                Some(Segment::Pipe(pipe)) => Rest::Pipe(pipe),
+            };
+            self.rest = Some(Box::new(rest));
         }
     }
 
     fn pending_len(&self) -> u64 {
-        let file = self.file.as_ref().map_or(0, FileSlice::len);
-        file + self.pipe.as_ref().map_or(0, |pipe| pipe.len() as u64)
+        self.rest.as_ref().map_or(0, |rest| rest.len())
     }
 
     pub(super) fn is_end(&self) -> bool {
@@ -123,7 +134,7 @@ impl SegmentedBody {
 impl Body {
     /// Creates a body in segments.
     pub(crate) fn segmented(inner: impl Segments + 'static) -> Self {
-        Self(Kind::Segmented(SegmentedBody { inner: Box::new(inner), file: None, pipe: None }))
+        Self(Kind::Segmented(SegmentedBody { inner: Box::new(inner), rest: None }))
     }
 
     /// Lets the body return segments in pipes, which count in `budget`, since its reader can move them to a socket.
@@ -145,7 +156,7 @@ impl Body {
         match &mut self.0 {
             Kind::Segmented(s) => s.poll_segment(cx),
             Kind::File(_) => match std::mem::take(&mut self.0) {
-                Kind::File(file) if !file.is_empty() => Poll::Ready(Some(Ok(Segment::File(file)))),
+                Kind::File(file) if !file.is_empty() => Poll::Ready(Some(Ok(Segment::File(*file)))),
                 _ => Poll::Ready(None),
             },
             Kind::Channel(c) => c.poll_segment(cx),

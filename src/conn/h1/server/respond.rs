@@ -60,7 +60,7 @@ where
         let sent = match body.into_kind() {
             body::Kind::Empty => Ok(()),
             body::Kind::Bytes(bytes) => self.send_piece(active, bytes),
-            body::Kind::File(file) => self.send_file(active, file),
+            body::Kind::File(file) => self.send_file(active, *file),
             streamed => {
                 let mut body = Body::from(streamed);
                 if self.io.can_splice() {
