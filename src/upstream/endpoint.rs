@@ -245,18 +245,17 @@ where
             State::Sent { attempt, in_flight } => (attempt, in_flight),
             State::Refused(error) => return Poll::Ready(Err(error.take().expect(ENDED))),
         };
-        let result = ready!(attempt.as_mut().poll(cx));
+        let mut result = ready!(attempt.as_mut().poll(cx));
         let mut in_flight = in_flight.take().expect(ENDED);
-        Poll::Ready(match result {
+        match &mut result {
             Ok(response) => {
                 in_flight.answer(response.status(), response.headers());
-                Ok(response.map(|body| body.with_observer(in_flight, InFlight::break_off)))
+                let body = std::mem::take(response.body_mut());
+                *response.body_mut() = body.with_observer(in_flight, InFlight::break_off);
             }
-            Err(mut error) => {
-                in_flight.fail(&mut error);
-                Err(error)
-            }
-        })
+            Err(error) => in_flight.fail(error),
+        }
+        Poll::Ready(result)
     }
 }
 
