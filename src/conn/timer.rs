@@ -1,7 +1,8 @@
 //! `Timer`: one timer for a connection, armed lazily, so that extending a deadline costs nothing.
 
 use std::{
-    pin::Pin,
+    future::Future,
+    pin::{Pin, pin},
     task::{Context, Waker},
     time::Instant,
 };
@@ -21,8 +22,8 @@ pub(super) struct Timer(Option<Pin<Box<Armed>>>);
 struct Armed {
     #[pin]
     sleep: Sleep,
-    /// The waker that is registered with the sleep.
-    waker: Waker,
+    /// The waker that is registered with the sleep, until it has expired.
+    waker: Option<Waker>,
 }
 
 impl Timer {
@@ -39,31 +40,47 @@ impl Timer {
         }
         let armed = self.0.get_or_insert_with(|| {
             let sleep = tokio::time::sleep_until(deadline.into());
-            Box::pin(Armed { sleep, waker: Waker::noop().clone() })
+            Box::pin(Armed { sleep, waker: None })
         });
         let mut armed = armed.as_mut().project();
         // `now` is not used: it may be older than the expiry of the sleep, which wakes a task only once.
         let is_armed_in_time =
             !armed.sleep.is_elapsed() && armed.sleep.deadline().into_std() <= deadline;
-        if is_armed_in_time && armed.waker.will_wake(cx.waker()) {
-            return false;
+        if is_armed_in_time && let Some(waker) = armed.waker {
+            if waker.will_wake(cx.waker()) {
+                return false;
+            }
+            // A connection goes from task to task. To register another waker is cheaper than a reset.
+            waker.clone_from(cx.waker());
+            if !poll_sleep(armed.sleep.as_mut(), cx) {
+                return false;
+            }
         }
-        armed.waker.clone_from(cx.waker());
         armed.sleep.as_mut().reset(deadline.into());
-        // Outside of tokio's coop budget: a poll without budget registers no waker, and this one is not
-        // repeated.
-        let mut sleep = tokio::task::unconstrained(armed.sleep);
-        let passed = Pin::new(&mut sleep).poll(cx).is_ready();
-        if passed {
-            *armed.waker = Waker::noop().clone(); // the sleep has expired and wakes no task
-        }
+        let passed = poll_sleep(armed.sleep, cx);
+        *armed.waker = (!passed).then(|| cx.waker().clone());
         passed
     }
 }
 
+/// Returns whether the sleep has expired. If not, it wakes the task of `cx` then.
+///
+/// Outside of tokio's coop budget: a poll without budget registers no waker, and this one is not repeated.
+fn poll_sleep(sleep: Pin<&mut Sleep>, cx: &mut Context<'_>) -> bool {
+    pin!(tokio::task::unconstrained(sleep)).poll(cx).is_ready()
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, task::Poll, time::Duration};
+    use std::{
+        future::poll_fn,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+        task::{Poll, Wake},
+        time::Duration,
+    };
 
     use super::*;
 
@@ -114,5 +131,39 @@ mod tests {
         })
         .await;
         assert_eq!(tokio::time::Instant::now().into_std() - start, Duration::from_secs(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn timer_that_goes_to_another_task_wakes_that_task() {
+        let start = tokio::time::Instant::now().into_std();
+        let after = |secs| Some(start + Duration::from_secs(secs));
+        let mut timer = Timer::default();
+        let [first, second] = [(); 2].map(|()| Arc::new(Flag::default()));
+        let [first_waker, second_waker] = [&first, &second].map(|flag| Waker::from(flag.clone()));
+        let mut first_task = Context::from_waker(&first_waker);
+        let mut second_task = Context::from_waker(&second_waker);
+        assert!(!timer.poll(&mut first_task, after(5), start));
+        assert!(!timer.poll(&mut second_task, after(8), start));
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        assert!(second.take() && !first.take(), "it was armed for an earlier time");
+        assert!(!timer.poll(&mut second_task, after(8), start + Duration::from_secs(6)));
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(second.take(), "it was armed again");
+    }
+
+    /// Whether a task was woken.
+    #[derive(Default)]
+    struct Flag(AtomicBool);
+
+    impl Flag {
+        fn take(&self) -> bool {
+            self.0.swap(false, Ordering::Relaxed)
+        }
+    }
+
+    impl Wake for Flag {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
     }
 }
