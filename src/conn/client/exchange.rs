@@ -58,6 +58,8 @@ struct Outgoing<P: Protocol, C> {
     deadline: Option<Instant>,
     /// The end of the time in which the body is held back for the answer to `Expect`.
     held_until: Option<Instant>,
+    /// Whether the task that polls next has found that nothing can be read. It is woken then.
+    is_read_pending: bool,
     progress: Progress,
 }
 
@@ -92,6 +94,7 @@ impl<P: Protocol, I, C> Exchange<P, I, C> {
             replay: body.replay(),
             upload: Some(Upload::new(body)),
             held_until: None,
+            is_read_pending: false,
             progress: Progress::New,
         };
         Self { connection: None, outgoing }
@@ -116,6 +119,13 @@ impl<P: Protocol, I, C> Exchange<P, I, C> {
 }
 
 impl<P: Protocol, I: Io, C: Checkin<Connection<P, I>>> Exchange<P, I, C> {
+    /// [Connects](Self::connect) with a connection that was found [usable](Connection::poll_usable) in the poll of the
+    /// task that polls the exchange next.
+    pub(crate) fn connect_usable(&mut self, connection: Connection<P, I>) {
+        self.connect(connection);
+        self.outgoing.is_read_pending = true;
+    }
+
     /// Begins the exchange on a connection.
     pub(crate) fn connect(&mut self, mut connection: Connection<P, I>) {
         let state = &mut *connection.state;
@@ -159,7 +169,9 @@ impl<P: Protocol, C> Outgoing<P, C> {
                 Poll::Ready(Ok(())) | Poll::Pending => {}
                 Poll::Ready(Err(e)) => broken = Some(Cause::Io(e)),
             }
-            match state.poll_read(cx) {
+            let is_read_pending = std::mem::take(&mut self.is_read_pending) && broken.is_none();
+            let read = if is_read_pending { Poll::Pending } else { state.poll_read(cx) };
+            match read {
                 Poll::Ready(Ok(0)) => {
                     if self.progress == Progress::Answered {
                         state.core.recv_eof(now).map_err(Cause::Fault)?;

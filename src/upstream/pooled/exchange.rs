@@ -116,7 +116,7 @@ fn checkout<P: Protocol>(
                 if let Some(slot) = slot {
                     slot.open = idle.open;
                 }
-                exchange.connect(idle.connection);
+                exchange.connect_usable(idle.connection);
                 return Next::Exchange { is_reused: true };
             }
         }
