@@ -97,6 +97,11 @@ impl ForwardedFields {
     /// of the client (with [`Trust::Append`] of the hop), if it is known; its scheme (any but `https`
     /// counts as `http`); and `host`, the host that it requested.
     pub fn apply(&self, headers: &mut HeaderMap, peer: &Peer, host: Option<&HeaderValue>) {
+        self.apply_to(headers, peer, host.cloned());
+    }
+
+    /// [`apply`](Self::apply) with a host of its own.
+    pub(super) fn apply_to(&self, headers: &mut HeaderMap, peer: &Peer, host: Option<HeaderValue>) {
         remove_untrusted(headers, self.trust);
         if self.trust == Trust::Keep {
             return;
@@ -117,7 +122,7 @@ impl ForwardedFields {
         let is_continued = is_kept(headers, &FORWARDED);
         if self.rfc7239 || is_continued {
             let mut element = BytesMut::new();
-            write_element(client.as_ref(), host, proto(&scheme), &mut element);
+            write_element(client.as_ref(), host.as_ref(), proto(&scheme), &mut element);
             insert(headers, &FORWARDED, &element, is_continued);
         }
         if let Some(client) = &client {
@@ -131,7 +136,7 @@ impl ForwardedFields {
         if let Some(host) = host
             && !is_kept(headers, &X_FORWARDED_HOST)
         {
-            headers.append(&X_FORWARDED_HOST, host.clone());
+            headers.append(&X_FORWARDED_HOST, host);
         }
     }
 }

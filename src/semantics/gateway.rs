@@ -32,7 +32,7 @@ pub fn prepare_request(headers: &mut HeaderMap, fields: &ForwardedFields, peer: 
     hop::strip(headers);
     headers.remove(EXPECT);
     let host = headers.get(HOST).cloned();
-    fields.apply(headers, peer, host.as_ref());
+    fields.apply_to(headers, peer, host);
 }
 
 /// Applies `Max-Forwards` to OPTIONS and TRACE (RFC 9110 section 7.6.2), and decides whether TRACE is

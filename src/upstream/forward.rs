@@ -215,14 +215,9 @@ where
                 return self.answer(problem::response(status, None, format));
             }
         };
-        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_else(|| {
-            // Without a peer, the server has set the scheme of the target. With one, the client may have set it.
-            let scheme = request.uri().scheme().cloned().unwrap_or(Scheme::HTTP);
-            Peer::memory().forwarded_proto(scheme)
-        });
         let version = request.version();
         let expect = self.options.forwarded_expect(request.headers());
-        gateway::prepare_request(request.headers_mut(), &self.options.fields, &peer);
+        self.options.prepare(&mut request);
         if let Some(expect) = expect {
             request.headers_mut().insert(EXPECT, expect);
         }
@@ -273,6 +268,22 @@ impl Options {
             StatusCode::OK => Response::new(Body::empty()),
             status => problem::response(status, None, Format::of(request.headers())),
         })
+    }
+
+    /// Removes and adds fields.
+    fn prepare<B>(&self, request: &mut Request<B>) {
+        // Out of the request, so that its peer can be borrowed.
+        let mut headers = std::mem::take(request.headers_mut());
+        match request.extensions().get::<Peer>() {
+            Some(peer) => gateway::prepare_request(&mut headers, &self.fields, peer),
+            None => {
+                // Without a peer, the server has set the scheme of the target. With one, the client may have set it.
+                let scheme = request.uri().scheme().cloned().unwrap_or(Scheme::HTTP);
+                let peer = Peer::memory().forwarded_proto(scheme);
+                gateway::prepare_request(&mut headers, &self.fields, &peer);
+            }
+        }
+        *request.headers_mut() = headers;
     }
 
     /// Returns the value of `Expect` that is forwarded.
