@@ -190,21 +190,33 @@ impl Health {
 
     /// Ends a successful attempt, and with it an ejection that began before the attempt.
     pub fn succeed(&self, attempt: Attempt, now: Duration, options: &HealthOptions) {
+        let Err(attempt) = self.succeed_unless_ejected(attempt) else { return };
         let started = attempt.started;
-        self.release(attempt);
-        // Read first: threads share the cache line, and a write would take it from the others.
-        if self.failures.load(Relaxed) != 0 {
-            self.failures.store(0, Relaxed);
-        }
-        if matches!(self.until.load(Relaxed), 0 | DOWN) {
-            return;
-        }
+        self.end_success(attempt);
         let mut history = self.history();
         // A response to a request from before the failure does not show that the endpoint works after it.
         if started >= history.ejected_at && !history.is_down {
             history.restored_at = Some(millis(now));
             self.until.store(0, Relaxed);
             self.start_slowly(now, options);
+        }
+    }
+
+    /// [`succeed`](Self::succeed) of an endpoint that is not ejected, which needs no options. Otherwise returns the
+    /// attempt.
+    pub(crate) fn succeed_unless_ejected(&self, attempt: Attempt) -> Result<(), Attempt> {
+        if !matches!(self.until.load(Relaxed), 0 | DOWN) {
+            return Err(attempt);
+        }
+        self.end_success(attempt);
+        Ok(())
+    }
+
+    fn end_success(&self, attempt: Attempt) {
+        self.release(attempt);
+        // Read first: threads share the cache line, and a write would take it from the others.
+        if self.failures.load(Relaxed) != 0 {
+            self.failures.store(0, Relaxed);
         }
     }
 

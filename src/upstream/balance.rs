@@ -167,15 +167,15 @@ impl<S: HttpService + Clone, P: Pick> Shared<S, P> {
         request: Request<Body>,
     ) -> Result<SentTo<S, S::Future>, (Refusal, Request<Body>)> {
         let now = clock::now();
-        let options = self.group.options();
-        self.group.sweep(now, &options);
         let head = RequestHead::of(&request);
         let history = History::of(&request);
         for _ in 0..MAX_PICKS {
             // Loaded for each pick: the endpoints of a replaced set may all be draining.
             let set = self.set.load();
+            let options = &*set.options;
+            self.group.sweep(now, options);
             let view =
-                View::new(&set.endpoints, set.is_uniform, history, &self.group, now, &options);
+                View::new(&set.endpoints, set.is_uniform, history, &self.group, now, options);
             let candidates = set.candidates(&view).for_request(head);
             let Some(index) = set.policy.pick(candidates) else {
                 let seen: &Arc<Set<S, P>> = &set;
@@ -190,7 +190,7 @@ impl<S: HttpService + Clone, P: Pick> Shared<S, P> {
             };
             let (handle, is_forced) = (endpoint.handle(), view.ignores_health());
             let was_draining = handle.is_draining();
-            if let Some(in_flight) = handle.begin(now, &options, is_forced, Some(&self.group)) {
+            if let Some(in_flight) = handle.begin(now, options, is_forced, Some(&self.group)) {
                 if !view.may_send(endpoint) || handle.is_draining() != was_draining {
                     continue; // taken out after the pick; `idle` may wait for it
                 }
@@ -314,11 +314,13 @@ where
         loop {
             match state.as_mut().project() {
                 StateProj::Sent { future, cookie } => {
-                    let mut response = ready!(future.poll(cx))?;
-                    if let Some(cookie) = cookie.take() {
+                    let mut result = ready!(future.poll(cx));
+                    if let Some(cookie) = cookie.take()
+                        && let Ok(response) = &mut result
+                    {
                         response.headers_mut().append(SET_COOKIE, *cookie);
                     }
-                    return Poll::Ready(Ok(response));
+                    return Poll::Ready(result);
                 }
                 StateProj::Waiting(future) => {
                     let sent = ready!(future.as_mut().poll(cx))?;

@@ -57,12 +57,11 @@ impl Group {
         self.queue.wake();
     }
 
-    pub(super) fn options(&self) -> arc_swap::Guard<Arc<HealthOptions>> {
-        self.options.load()
+    pub(super) fn options(&self) -> Arc<HealthOptions> {
+        self.options.load_full()
     }
 
-    pub(super) fn set_options(&self, options: HealthOptions) {
-        let options = Arc::new(options);
+    pub(super) fn set_options(&self, options: Arc<HealthOptions>) {
         self.options.store(options.clone());
         self.members.load().iter().for_each(|member| member.set_options(options.clone()));
         self.recount();

@@ -86,7 +86,7 @@ impl BalanceBuilder {
         let group = Group::new(self.health, Queue::new(self.queue));
         group.set_members(endpoints.iter().map(|endpoint| endpoint.handle().clone()).collect());
         Balance(Arc::new(Shared {
-            set: ArcSwap::from_pointee(Set::new(endpoints, Arc::new(policy))),
+            set: ArcSwap::from_pointee(Set::new(endpoints, Arc::new(policy), group.options())),
             change: Mutex::default(),
             group: Arc::new(group),
             empty: self.empty,

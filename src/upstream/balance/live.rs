@@ -48,12 +48,12 @@ impl<S, P> Balance<S, P> {
 
     /// Returns the options of ejections.
     pub fn health_options(&self) -> HealthOptions {
-        **self.0.group.options()
+        *self.0.group.options()
     }
 
     /// Changes the options of ejections. Current ejections keep their end.
     pub fn set_health_options(&self, options: HealthOptions) {
-        self.0.group.set_options(options);
+        self.0.change_options(options);
     }
 }
 

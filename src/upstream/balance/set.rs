@@ -7,7 +7,10 @@ use std::{
 
 use super::{Shared, view::Members};
 use crate::{
-    policy::pick::{Candidates, Pick, Prepared, Source},
+    policy::{
+        health::HealthOptions,
+        pick::{Candidates, Pick, Prepared, Source},
+    },
     upstream::endpoint::Endpoint,
 };
 
@@ -16,13 +19,31 @@ pub(super) struct Set<S, P> {
     pub(super) endpoints: Arc<[Endpoint<S>]>,
     pub(super) is_uniform: bool,
     pub(super) policy: Arc<P>,
-    prepared: Prepared,
+    pub(super) options: Arc<HealthOptions>,
+    prepared: Arc<Prepared>,
+}
+
+impl<S, P> Set<S, P> {
+    /// Returns the same set with other options.
+    fn with_options(&self, options: Arc<HealthOptions>) -> Self {
+        Self {
+            endpoints: self.endpoints.clone(),
+            is_uniform: self.is_uniform,
+            policy: self.policy.clone(),
+            options,
+            prepared: self.prepared.clone(),
+        }
+    }
 }
 
 impl<S, P: Pick> Set<S, P> {
     /// # Panics
     /// If two endpoints have the same key.
-    pub(super) fn new(endpoints: Arc<[Endpoint<S>]>, policy: Arc<P>) -> Self {
+    pub(super) fn new(
+        endpoints: Arc<[Endpoint<S>]>,
+        policy: Arc<P>,
+        options: Arc<HealthOptions>,
+    ) -> Self {
         let mut keys = HashSet::new();
         for endpoint in endpoints.iter() {
             assert!(keys.insert(endpoint.key()), "two endpoints have the key {}", endpoint.key());
@@ -30,8 +51,8 @@ impl<S, P: Pick> Set<S, P> {
         let weight = |e: &Endpoint<S>| e.place().weight;
         let is_uniform = endpoints.windows(2).all(|w| weight(&w[0]) == weight(&w[1]));
         let members = Members { endpoints: &endpoints, is_uniform };
-        let prepared = policy.prepare(Candidates::new(&members));
-        Self { endpoints, is_uniform, policy, prepared }
+        let prepared = Arc::new(policy.prepare(Candidates::new(&members)));
+        Self { endpoints, is_uniform, policy, options, prepared }
     }
 
     /// Returns the candidates of a source over these endpoints.
@@ -64,8 +85,19 @@ impl<S, P: Pick> Shared<S, P> {
 
     fn publish(&self, endpoints: Arc<[Endpoint<S>]>, policy: Arc<P>) {
         let handles = endpoints.iter().map(|endpoint| endpoint.handle().clone()).collect();
-        self.set.store(Arc::new(Set::new(endpoints, policy)));
+        let options = self.group.options();
+        self.set.store(Arc::new(Set::new(endpoints, policy, options)));
         self.group.set_members(handles); // wakes queued requests
+    }
+}
+
+impl<S, P> Shared<S, P> {
+    /// Changes the options of the health of all endpoints.
+    pub(super) fn change_options(&self, options: HealthOptions) {
+        let _one_at_a_time = self.lock();
+        let options = Arc::new(options);
+        self.set.store(Arc::new(self.set.load().with_options(options.clone())));
+        self.group.set_options(options);
     }
 
     fn lock(&self) -> MutexGuard<'_, ()> {

@@ -47,21 +47,24 @@ impl InFlight {
     pub(super) fn answer(&mut self, status: StatusCode, fields: &HeaderMap) {
         let Some(attempt) = self.attempt.take() else { return };
         let (endpoint, now) = (&self.endpoint, clock::now());
-        let options = endpoint.options();
         endpoint.end_pending();
         let is_success = !status.is_server_error();
         let latency = now.saturating_duration_since(self.started);
-        endpoint.observe(now, &options, Some(latency), is_success);
+        endpoint.observe(now, Some(latency), is_success);
+        if is_success {
+            return endpoint.attempt_succeeded(attempt, now);
+        }
+        let options = endpoint.options();
         if status == StatusCode::SERVICE_UNAVAILABLE
             && let Some(period) = retry_after(fields, SystemTime::now().into())
         {
             endpoint.health().back_off(endpoint.age(now), period, &options);
         }
-        if is_success || !options.fail_on_server_error {
-            endpoint.attempt_succeeded(attempt, now, &options);
-        } else {
+        if options.fail_on_server_error {
             endpoint.note_error(format!("status {}", status.as_u16()), now);
             self.count_failure(attempt, Failure::Failed, now);
+        } else {
+            endpoint.attempt_succeeded(attempt, now);
         }
     }
 
@@ -89,7 +92,7 @@ impl InFlight {
         // A timeout is a lower bound of the latency; other failures may be quick.
         let latency = now.saturating_duration_since(self.started);
         let latency = (kind == AttemptErrorKind::Timeout).then_some(latency);
-        self.endpoint.observe(now, &self.endpoint.options(), latency, false);
+        self.endpoint.observe(now, latency, false);
         let text = std::error::Error::source(error).map_or_else(String::new, ToString::to_string);
         self.endpoint.note_error(text, now);
         if self.count_failure(attempt, failure, now) {
@@ -105,7 +108,7 @@ impl InFlight {
         let (endpoint, now) = (&self.endpoint, clock::now());
         endpoint.note_error(format!("response incomplete: {error}"), now);
         let options = endpoint.options();
-        endpoint.observe(now, &options, None, false);
+        endpoint.observe(now, None, false);
         let Some(attempt) = endpoint.health().begin(endpoint.age(now), &options, true) else {
             return;
         };

@@ -5,7 +5,7 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
-            AtomicU32, AtomicU64, AtomicUsize,
+            AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
             Ordering::{Relaxed, SeqCst},
         },
     },
@@ -51,6 +51,8 @@ struct State {
     success: SuccessRate,
     window: Window,
     options: ArcSwap<HealthOptions>,
+    /// Whether the options detect outliers. Apart, since each response needs it.
+    has_outliers: AtomicBool,
     errors: Mutex<VecDeque<(Arc<str>, Instant)>>,
     is_idle: Notify,
 }
@@ -78,6 +80,7 @@ impl EndpointHandle {
             success: SuccessRate::new(DECAY),
             window: Window::default(),
             options: ArcSwap::default(),
+            has_outliers: AtomicBool::new(HealthOptions::new().has_outliers()),
             errors: Mutex::default(),
             is_idle: Notify::new(),
         }))
@@ -274,19 +277,13 @@ impl EndpointHandle {
     }
 
     /// Adds an attempt to the averages, and to the results that are compared.
-    pub(super) fn observe(
-        &self,
-        now: Instant,
-        options: &HealthOptions,
-        latency: Option<Duration>,
-        is_success: bool,
-    ) {
+    pub(super) fn observe(&self, now: Instant, latency: Option<Duration>, is_success: bool) {
         let age = self.age(now);
         if let Some(latency) = latency {
             self.0.latency.observe(age, latency);
         }
         self.0.success.observe(age, is_success);
-        if options.has_outliers() {
+        if self.0.has_outliers.load(Relaxed) {
             let window = &self.0.window;
             window.requests.fetch_add(1, Relaxed);
             window.failures.fetch_add(u32::from(!is_success), Relaxed);
@@ -321,6 +318,7 @@ impl EndpointHandle {
     }
 
     pub(in crate::upstream) fn set_options(&self, options: Arc<HealthOptions>) {
+        self.0.has_outliers.store(options.has_outliers(), Relaxed);
         self.0.options.store(options);
     }
 
@@ -329,13 +327,10 @@ impl EndpointHandle {
         now.saturating_duration_since(self.0.born) + Duration::from_millis(1)
     }
 
-    pub(super) fn attempt_succeeded(
-        &self,
-        attempt: Attempt,
-        now: Instant,
-        options: &HealthOptions,
-    ) {
-        self.0.health.succeed(attempt, self.age(now), options);
+    pub(super) fn attempt_succeeded(&self, attempt: Attempt, now: Instant) {
+        if let Err(attempt) = self.0.health.succeed_unless_ejected(attempt) {
+            self.0.health.succeed(attempt, self.age(now), &self.options());
+        }
     }
 
     fn errors(&self) -> MutexGuard<'_, VecDeque<(Arc<str>, Instant)>> {
