@@ -185,6 +185,12 @@ impl<P: Protocol, I: Io> Connection<P, I> {
         self.state.io.has_input()
     }
 
+    /// Returns the state machine of the protocol.
+    #[cfg_attr(not(feature = "process"), allow(dead_code, reason = "for php-fpm"))]
+    pub(super) fn core_mut(&mut self) -> &mut P {
+        &mut self.state.core
+    }
+
     /// Returns whether the server has read all that was sent to it, or `true` if that is unknown.
     #[cfg_attr(
         not(any(feature = "process", feature = "upstream")),

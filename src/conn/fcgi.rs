@@ -37,6 +37,8 @@ use crate::{
 pub struct Core {
     conn: Conn,
     stderr: StderrLog,
+    /// Whether the application is known to be PHP.
+    is_php: bool,
 }
 
 /// A connection to an application, between exchanges.
@@ -62,7 +64,20 @@ impl<I: Io> Connection<I> {
     pub fn new(io: I, limits: Arc<Limits>) -> Self {
         let write_timeout = limits.write_timeout();
         let conn = Conn::new(limits, clock::now());
-        Self::with_core(io, Core { conn, stderr: StderrLog::default() }, write_timeout)
+        Self::with_core(
+            io,
+            Core { conn, stderr: StderrLog::default(), is_php: false },
+            write_timeout,
+        )
+    }
+
+    /// Records that the application is PHP: after its last request on a connection it closes its sending half, and then
+    /// reads until the connection is closed. For a request that it has begun, it sends END_REQUEST first, so a half-close
+    /// without a response means that it has not begun the request. Other applications may do the same in the middle of one.
+    #[cfg_attr(not(feature = "process"), allow(dead_code, reason = "for php-fpm"))]
+    pub(crate) fn for_php(mut self) -> Self {
+        self.core_mut().is_php = true;
+        self
     }
 
     /// Sends a request and waits for the head of its response. `params` are its variables, see
@@ -179,10 +194,8 @@ impl Protocol for Core {
         self.conn.is_idle() && self.conn.keeps_alive()
     }
 
-    /// After its last request, php-fpm closes its sending half and then reads until the connection is closed. For a
-    /// request that it processes, it sends END_REQUEST first.
-    fn half_close_refuses() -> bool {
-        true
+    fn half_close_refuses(&self) -> bool {
+        self.is_php
     }
 
     fn fault_kind(fault: &Fault) -> Kind {

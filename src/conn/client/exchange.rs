@@ -350,8 +350,8 @@ impl<P: Protocol, C> Outgoing<P, C> {
 
 /// Returns whether the server has closed a reused connection in a way that shows that it did not begin the request.
 fn was_refused<P: Protocol, I: Io>(connection: &Connection<P, I>, cause: &Cause<P>) -> bool {
-    let State { io, exchanges, .. } = &*connection.state;
-    P::half_close_refuses()
+    let State { io, core, exchanges, .. } = &*connection.state;
+    core.half_close_refuses()
         && *exchanges > 1
         && matches!(cause, Cause::Closed)
         && io.is_half_closed()

@@ -130,7 +130,7 @@ pub(crate) mod sealed {
 
         /// Returns whether a half-close by the server on a reused connection, before any byte of a response, means that
         /// it did not start to process the request.
-        fn half_close_refuses() -> bool {
+        fn half_close_refuses(&self) -> bool {
             false
         }
 

@@ -183,10 +183,13 @@ async fn application_that_closes_before_its_response_may_have_the_request() {
 }
 
 /// Runs two exchanges on a socket, of which the application answers the first. `end_of_app` is what it does then.
-async fn second_exchange(end_of_app: impl AsyncFnOnce(UnixStream)) -> ExchangeError {
+async fn second_exchange(is_php: bool, end_of_app: impl AsyncFnOnce(UnixStream)) -> ExchangeError {
     let (mut app, io) = UnixStream::pair().unwrap();
     let kept = KeptStream::default();
-    let connection = Connection::new(Stream::from(io), Arc::default());
+    let mut connection = Connection::new(Stream::from(io), Arc::default());
+    if is_php {
+        connection = connection.for_php();
+    }
     app.write_all(&[stdout(OK), end(0)].concat()).await.unwrap();
     connection.exchange(get(), Params::new(), kept.clone()).await.unwrap();
     let connection = kept.0.lock().unwrap().take().unwrap();
@@ -196,20 +199,22 @@ async fn second_exchange(end_of_app: impl AsyncFnOnce(UnixStream)) -> ExchangeEr
 }
 
 #[tokio::test]
-async fn application_that_stops_writing_and_still_reads_has_not_begun_the_request() {
-    let error = second_exchange(async |mut app| {
-        app.shutdown().await.unwrap();
-        while app.read(&mut [0; 1024]).await.unwrap() > 0 {}
-    });
-    let error = error.await;
-    assert!(matches!(error.cause, Cause::Closed));
-    assert_eq!(error.delivery, Delivery::NotSent);
-    assert!(error.request.is_some());
+async fn php_that_stops_writing_and_still_reads_has_not_begun_the_request() {
+    for (is_php, delivery) in [(true, Delivery::NotSent), (false, Delivery::MaybeSent)] {
+        let error = second_exchange(is_php, async |mut app| {
+            app.shutdown().await.unwrap();
+            while app.read(&mut [0; 1024]).await.unwrap() > 0 {}
+        });
+        let error = error.await;
+        assert!(matches!(error.cause, Cause::Closed));
+        assert_eq!(error.delivery, delivery, "other applications may have begun it");
+        assert!(error.request.is_some());
+    }
 }
 
 #[tokio::test]
 async fn application_that_ends_on_a_used_connection_may_have_the_request() {
-    let error = second_exchange(async |mut app| {
+    let error = second_exchange(true, async |mut app| {
         read_request(&mut app).await;
         read_request(&mut app).await;
     });

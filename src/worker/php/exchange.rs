@@ -121,7 +121,7 @@ impl Exchange<'_> {
             }
             match Stream::connect(&generation.address).await {
                 Ok(stream) => {
-                    let connection = Connection::new(stream, self.shared.limits.clone());
+                    let connection = Connection::new(stream, self.shared.limits.clone()).for_php();
                     return Ok((connection, lease, generation));
                 }
                 // It has ended unexpectedly, and is being restarted.
