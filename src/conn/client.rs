@@ -191,13 +191,13 @@ impl<P: Protocol, I: Io> Connection<P, I> {
         &mut self.state.core
     }
 
-    /// Returns whether the server has read all that was sent to it, or `true` if that is unknown.
+    /// Returns whether the server has read all that was sent to it; `false` if that is unknown.
     #[cfg_attr(
         not(any(feature = "process", feature = "upstream")),
         allow(dead_code, reason = "for php-fpm")
     )]
     pub(crate) fn is_all_read(&self) -> bool {
-        self.state.io.send_queue_len().is_none_or(|len| len == 0)
+        self.state.io.send_queue_len() == Some(0)
     }
 
     /// Sends a request, together with `extra` as required by the protocol, and waits for the head of its response.

@@ -222,6 +222,14 @@ async fn application_that_ends_on_a_used_connection_may_have_the_request() {
 }
 
 #[tokio::test]
+async fn request_counts_as_read_only_if_the_kernel_knows_that_it_was() {
+    let (_app, unknown) = pair();
+    assert!(!unknown.is_all_read());
+    let (_app, io) = UnixStream::pair().unwrap();
+    assert!(Connection::new(Stream::from(io), Arc::default()).is_all_read());
+}
+
+#[tokio::test]
 async fn response_that_is_truncated_or_contradicts_its_length_is_an_error() {
     for (records, fault) in [
         (vec![stdout("Stat")], Fault::Truncated),
