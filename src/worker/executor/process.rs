@@ -6,6 +6,7 @@
 //! even if the caller has disconnected, so that the pool knows when the worker is idle again. The caller and the task of
 //! the worker share the job, as with worker threads. There is no channel, except for a streamed body.
 
+mod current_mould;
 mod lane;
 mod lane_group;
 mod launch;
@@ -22,7 +23,7 @@ use std::{
     iter::repeat_with,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     thread::{self, JoinHandle},
 };
 
@@ -32,6 +33,7 @@ use tokio::{
 };
 
 use self::{
+    current_mould::CurrentMould,
     lane::Lane,
     lane_group::{LaneGroup, PendingProcess},
     link::{GateLink, HttpLink, Link},
@@ -67,8 +69,7 @@ struct Shared {
     dir: SocketDir,
     /// Kills remaining process groups if this process is killed. `None` if it could not be started.
     guardian: Option<Arc<Guardian>>,
-    /// The worker that forks the workers of this generation, if there is one.
-    mould: Mutex<Option<(u64, Arc<Zygote>)>>,
+    mould: CurrentMould<Arc<Zygote>>,
 }
 
 impl Shared {
@@ -81,20 +82,7 @@ impl Shared {
 
     /// Returns the mould of a generation, unless it has ended.
     fn mould(&self, generation: u64) -> Option<Arc<Zygote>> {
-        let mould = self.mould.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, mould) = mould.as_ref().filter(|(of, _)| *of == generation)?;
-        Some(mould.clone()).filter(|mould| !mould.has_ended())
-    }
-
-    fn set_mould(&self, generation: u64, mould: Arc<Zygote>) {
-        let mut current = self.mould.lock().unwrap_or_else(PoisonError::into_inner);
-        *current = Some((generation, mould));
-    }
-
-    /// Removes the mould of a generation.
-    fn remove_mould(&self, generation: u64) {
-        let mut current = self.mould.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(current.take_if(|(of, _)| *of == generation));
+        self.mould.get(generation).filter(|mould| !mould.has_ended())
     }
 }
 
@@ -132,7 +120,7 @@ impl ProcessExecutor {
             launch,
             dir,
             guardian: guardian.ok().map(Arc::new),
-            mould: Mutex::new(None),
+            mould: CurrentMould::default(),
         });
         Ok(Self {
             shared,
@@ -243,8 +231,7 @@ impl ProcessExecutor {
         let oldest = self.shared.pool.lock().supervisor.generation();
         self.groups.retain(|(of, group)| *of >= oldest && !group.is_full());
         self.zygotes.retain(|(of, zygote)| *of >= oldest && !zygote.has_ended());
-        let mut mould = self.shared.mould.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(mould.take_if(|(of, mould)| *of < oldest || mould.has_ended()));
+        self.shared.mould.remove_if(|of, mould| of < oldest || mould.has_ended());
     }
 
     fn stop_worker(&mut self, id: WorkerId, why: StopReason) {

@@ -78,9 +78,8 @@ pub(super) async fn become_mould(lane: &Lane, child: &Child) -> bool {
     };
     let (mould, observer) = Zygote::adopt(control);
     // Before the other workers are replaced, so that all that start from then on are forked by it.
-    shared.set_mould(id.generation(), mould);
-    if !shared.pool.on_mould_ready(*id) {
-        shared.remove_mould(id.generation());
+    if !shared.mould.set(id.generation(), mould) || !shared.pool.on_mould_ready(*id) {
+        shared.mould.remove(id.generation());
         return false;
     }
     tracing::info!(worker = %id, pid, "a worker has become the process that forks others");
@@ -100,7 +99,7 @@ pub(super) fn give_up(lane: &Lane, parent: Option<&Zygote>) {
         let message =
             "a worker that was forked again did not become ready: none is before the next reload";
         tracing::warn!(worker = %id, "{message}");
-        shared.remove_mould(id.generation());
+        shared.mould.remove(id.generation());
         mould.discard();
     }
 }
