@@ -56,12 +56,13 @@ pub(super) async fn become_mould(lane: &Lane, child: &Child) -> bool {
         return false;
     }
     let prepared = tokio::select! {
+        // In this order: a worker that refuses says why, and ends.
         biased;
-        () = child.ended() => Err(Unprepared::Failed("it has ended".into())),
         prepared = timeout(shared.launch.stop_timeout, prepare(link)) => {
             let too_late = || Err(Unprepared::Failed("it was not ready within the stop timeout".into()));
             prepared.unwrap_or_else(|_| too_late())
         }
+        () = child.ended() => Err(Unprepared::Failed("it has ended".into())),
     };
     let pid = child.pid();
     let control = match prepared {
