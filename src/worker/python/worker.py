@@ -987,9 +987,14 @@ def fork_workers(control):
 
 
 def connections():
-    """The connected stream sockets of this process, by the name of the socket: their descriptors and peers."""
+    """The connected stream sockets of this process, by the name of the socket: their descriptors and peers. Empty if a
+    sandbox hides /proc; then the process is not copied, since its threads are not known either."""
     found = {}
-    for number in os.listdir("/proc/self/fd"):
+    try:
+        numbers = os.listdir("/proc/self/fd")
+    except OSError:
+        return found
+    for number in numbers:
         try:
             name = os.readlink("/proc/self/fd/" + number)
             if name.startswith("socket:"):
@@ -1003,7 +1008,11 @@ def connections():
 
 def reason_not_to_fork(before):
     """Returns why this process must not be copied, or None. `before` are the connections that it has inherited."""
-    if len(os.listdir("/proc/self/task")) > 1:
+    try:
+        threads = os.listdir("/proc/self/task")
+    except OSError as error:
+        return "its threads and connections are not known: " + str(error)
+    if len(threads) > 1:
         names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
         return "it has threads, which a copy would not have: " + (", ".join(names) or "of a library")
     opened = [peer for name, peer in connections().items() if name not in before]

@@ -10,6 +10,16 @@ from wsgiref.validate import validator
 
 with open("loaded", "a") as loaded:
     loaded.write("once\n")
+if "HIDE_PROC" in os.environ:
+    listdir = os.listdir
+
+    def without_proc(path):
+        """Fails as in a sandbox."""
+        if path.startswith("/proc"):
+            raise PermissionError(path)
+        return listdir(path)
+
+    os.listdir = without_proc
 
 
 CACHE = {}

@@ -235,6 +235,21 @@ async fn worker_with_thread_or_connection_is_not_forked_and_none_is_asked_again(
 
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn worker_without_proc_serves_and_is_not_forked_again() {
+    let site = Site::start_with(reforking(1).env("HIDE_PROC", "1"));
+    while site.pool.stats().recycled < 1 {
+        site.get("/load").await.unwrap();
+    }
+    for _ in 0..3 * AFTER {
+        site.get("/load").await.unwrap();
+    }
+    let stats = site.pool.stats();
+    assert_eq!((stats.reforks, stats.recycled, stats.workers), (0, 1, 1));
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
 async fn mould_whose_copies_do_not_become_ready_is_given_up() {
     let site = Site::start_with(reforking(2));
     while site.pool.stats().reforks == 0 {
