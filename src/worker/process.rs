@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     conn::tunnels::TunnelOptions,
-    error::{Error, Kind},
+    error::{BoxError, Error, Kind},
     net::process::{Command, ExitStatus},
     policy::{
         backoff::Backoff,
@@ -307,22 +307,35 @@ impl<P: Protocol> ProcessesBuilder<P> {
     pub fn start(self) -> Result<Processes, Error> {
         let Self { settings, hooks, stop_timeout, watches_memory, protocol } = self;
         let Settings { start_timeout, backoff, give_up, recycle, .. } = settings;
+        let internal = |error| Error::new(Kind::Internal, error);
+        let refork_after = protocol.refork_after();
+        check_refork(refork_after, recycle.requests).map_err(internal)?;
         let pool = settings.pool.with_lanes(protocol.lanes()).build(|config| Config {
             backoff,
             start_timeout: Some(start_timeout),
             give_up,
             recycle: Recycle { seed: std::process::id().into(), ..recycle },
-            refork_after: protocol.refork_after(),
+            refork_after,
             ..config
         })?;
-        let (command, protocol) =
-            protocol.into_parts().map_err(|error| Error::new(Kind::Internal, error))?;
+        let (command, protocol) = protocol.into_parts().map_err(internal)?;
         let launch =
             Launch { command, protocol, start_timeout, stop_timeout, watches_memory, hooks };
-        let executor = ProcessExecutor::new(pool.clone(), launch)
-            .map_err(|error| Error::new(Kind::Internal, error))?;
+        let executor =
+            ProcessExecutor::new(pool.clone(), launch).map_err(|error| internal(error.into()))?;
         let supervisor = supervisor::start(&pool, executor)?;
         Ok(Processes::new(pool, supervisor, settings.fields, settings.tunnels, start_timeout))
+    }
+}
+
+/// Checks that a worker becomes the process that forks others before it is recycled.
+fn check_refork(refork_after: Option<u64>, recycle_after: Option<u64>) -> Result<(), BoxError> {
+    match (refork_after, recycle_after) {
+        (Some(refork), Some(recycle)) if refork >= recycle => Err(format!(
+            "refork_after({refork}) needs recycle_after() above it, not {recycle}: a worker that is to be recycled is not chosen"
+        )
+        .into()),
+        _ => Ok(()),
     }
 }
 

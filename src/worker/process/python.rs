@@ -277,8 +277,8 @@ impl ProcessesBuilder<Python> {
     /// temporary files, identifiers, database files. `os.register_at_fork` changes it in each copy.
     ///
     /// A copy begins with the memory of that worker. So set a limit of memory well above what a worker has after that many
-    /// requests, or its copies are recycled at once, and `recycle_after` above `requests`: a worker that is to be recycled
-    /// is not chosen.
+    /// requests, or its copies are recycled at once, and [`recycle_after`](Self::recycle_after) above `requests`: a worker
+    /// that is to be recycled is not chosen.
     ///
     /// ```no_run
     /// use vestibule::worker;
@@ -289,7 +289,7 @@ impl ProcessesBuilder<Python> {
     /// ```
     ///
     /// # Errors
-    /// [`start`](Self::start) fails if it is not possible.
+    /// [`start`](Self::start) fails if it is not possible, or if workers are recycled before.
     pub fn refork_after(mut self, requests: u64) -> Self {
         self.protocol.refork_after = Some(requests.max(1));
         self

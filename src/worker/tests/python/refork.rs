@@ -280,6 +280,8 @@ fn refork_is_refused_where_a_worker_cannot_be_forked() {
     assert!(refused(function).contains("needs refork_after()"));
     let function = of(wsgi("application")).before_refork("a.b");
     assert!(refused(function).contains("needs module:function, not a.b"));
+    let recycled = of(wsgi("application")).recycle_after(1, 100);
+    assert!(refused(recycled).contains("needs recycle_after() above it, not 1"));
 }
 
 #[test]
