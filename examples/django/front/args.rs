@@ -13,6 +13,7 @@ django [OPTIONS] [PROJECT_DIR MODULE:APP]
   --listen ADDR     host:port or unix:/path (127.0.0.1:8000)
   --workers N       processes that run the application (one for each core)
   --threads N       front threads, beside the workers (1; 0: one for each core)
+  --refork-after N  forks the workers again from one that has answered N requests, which saves memory
   --asgi            the application uses ASGI, such as mysite.asgi:application
   --trust NETWORK   trusts X-Forwarded-For and -Proto of proxies there, such as 10.0.0.0/8; may be repeated
   --public-media    serves MEDIA_ROOT at MEDIA_URL without access control
@@ -24,6 +25,7 @@ pub struct Args {
     pub listen: String,
     pub workers: usize,
     pub threads: Option<usize>,
+    pub refork_after: Option<u64>,
     pub asgi: bool,
     pub trust: Vec<Network>,
     pub public_media: bool,
@@ -41,6 +43,7 @@ impl Args {
             listen: "127.0.0.1:8000".into(),
             workers: std::thread::available_parallelism().map_or(1, Into::into),
             threads: None,
+            refork_after: None,
             asgi: false,
             trust: Vec::new(),
             public_media: false,
@@ -56,6 +59,7 @@ impl Args {
                 Long("listen") => args.listen = parser.value()?.string()?,
                 Long("workers") => args.workers = parser.value()?.parse()?,
                 Long("threads") => args.threads = Some(parser.value()?.parse()?),
+                Long("refork-after") => args.refork_after = Some(parser.value()?.parse()?),
                 Long("asgi") => args.asgi = true,
                 Long("trust") => args.trust.push(parser.value()?.parse_with(network)?),
                 Long("public-media") => args.public_media = true,

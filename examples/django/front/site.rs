@@ -34,7 +34,10 @@ pub fn workers(project: &Project, args: &Args) -> ProcessesBuilder<Python> {
     let workers = workers.python(&project.python.path).directory(&project.dir);
     let workers =
         project.envs.iter().fold(workers, |workers, (name, value)| workers.env(name, value));
-    let workers = workers.workers(args.workers).request_timeout(TIMEOUT);
+    let mut workers = workers.workers(args.workers).request_timeout(TIMEOUT);
+    if let Some(requests) = args.refork_after {
+        workers = workers.refork_after(requests);
+    }
     if args.reload { workers.stop_timeout(DEVELOPMENT_STOP_TIMEOUT) } else { workers }
 }
 
