@@ -18,6 +18,7 @@ mod postgres;
 mod redis;
 #[cfg(feature = "redis")]
 mod redis_server;
+mod refork;
 #[cfg(all(feature = "cache", feature = "redis"))]
 mod shared_purge;
 #[cfg(feature = "redis")]
