@@ -2,6 +2,7 @@
 
 mod ahead;
 mod asgi;
+mod faults;
 mod pool;
 mod refork;
 mod runtimes;

@@ -10,6 +10,8 @@ from wsgiref.validate import validator
 
 with open("loaded", "a") as loaded:
     loaded.write("once\n")
+while os.path.exists("hold-load"):
+    time.sleep(0.001)
 if "HIDE_PROC" in os.environ:
     listdir = os.listdir
 
@@ -227,6 +229,21 @@ def application(environ, start_response):
         CACHE[query] = socket.create_connection(listener.getsockname()), listener
         start_response("200 OK", plain)
         return [b"connected"]
+    if path == "/echo":
+        start_response("200 OK", plain)
+        return [query.encode()]
+    if path == "/late":
+        time.sleep(0.4)
+        start_response("200 OK", plain)
+        return [b"late"]
+    if path == "/fork-hold":
+        if os.fork() == 0:
+            os.setsid()
+            with open("forking", "w") as file:
+                file.write(str(os.getpid()))
+            os.rename("forking", "forked")
+        time.sleep(60)
+        os._exit(0)
     if path == "/crash":
         os._exit(101)
     if path == "/print":
