@@ -17,13 +17,24 @@ pub(super) fn register_for_reads(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>
     Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
 }
 
-/// Registers a socket with the current runtime, for reads and writes. It may be registered with one runtime at a time.
+/// Registers a socket in blocking mode, whose system calls have `MSG_DONTWAIT`, like [`register_for_reads`]. It may be
+/// registered with one runtime at a time.
 ///
 /// # Errors
 /// Those of epoll_ctl(2).
 #[cfg(feature = "process")]
-pub(super) fn register_for_both(socket: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
-    let interest = Interest::READABLE | Interest::WRITABLE;
-    // SAFETY: as above, with a shared owner. It may be in blocking mode: its system calls have MSG_DONTWAIT.
-    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
+pub(super) fn register_shared_for_reads(socket: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: as above, with a shared owner.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
+}
+
+/// Registers a copy of a socket's descriptor with the current runtime, for write readiness only.
+///
+/// # Errors
+/// Those of dup(2) and epoll_ctl(2).
+#[cfg(feature = "process")]
+pub(super) fn register_copy_for_writes(socket: &OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    let copy = socket.try_clone()?; // epoll(7) allows one registration of each descriptor
+    // SAFETY: as above.
+    Ok(unsafe { AsyncFd::register_with_interest(copy, Interest::WRITABLE) }?)
 }

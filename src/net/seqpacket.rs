@@ -1,7 +1,6 @@
 //! `SeqPacket`: a Unix socket that keeps the boundaries of messages, and passes descriptors.
 
 use std::{
-    future::poll_fn,
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
     os::fd::{BorrowedFd, OwnedFd},
@@ -19,7 +18,7 @@ use rustix::{
 };
 use tokio::io::unix::AsyncFd;
 
-use super::async_fd::register_for_both;
+use super::async_fd::{register_copy_for_writes, register_shared_for_reads};
 
 /// Creates a pair of connected sockets in blocking mode, which programs expect of an inherited socket.
 ///
@@ -34,7 +33,8 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 #[derive(Debug)]
 pub(crate) struct SeqPacket {
     socket: Arc<OwnedFd>,
-    /// The registration with the runtime; `None` if it has failed.
+    /// The registration with the runtime, for reads only; `None` if it has failed. The kernel would report each message
+    /// that the other side reads as space for the next one, and wake the runtime for it.
     registration: Mutex<Option<AsyncFd<Arc<OwnedFd>>>>,
 }
 
@@ -54,7 +54,7 @@ impl SeqPacket {
     /// Those of epoll_ctl(2).
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
         let socket = Arc::new(socket);
-        let registration = Mutex::new(Some(register_for_both(socket.clone())?));
+        let registration = Mutex::new(Some(register_shared_for_reads(socket.clone())?));
         Ok(Self { socket, registration })
     }
 
@@ -65,7 +65,7 @@ impl SeqPacket {
     pub(crate) fn change_runtime(&self) -> io::Result<()> {
         let mut registration = self.registration();
         *registration = None;
-        *registration = Some(register_for_both(self.socket.clone())?);
+        *registration = Some(register_shared_for_reads(self.socket.clone())?);
         Ok(())
     }
 
@@ -79,18 +79,17 @@ impl SeqPacket {
     /// # Errors
     /// Those of sendmsg(2): `EPIPE` or `ECONNRESET` if the other socket is closed.
     pub(crate) async fn send(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        poll_fn(|cx| {
-            loop {
-                match send_now(&self.socket, message, fds) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    result => return Poll::Ready(result),
-                }
-                let registration = self.registration();
-                let registered = registration.as_ref().ok_or(io::ErrorKind::NotConnected)?;
-                ready!(registered.poll_write_ready(cx))?.clear_ready();
+        match send_now(&self.socket, message, fds) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+        let socket = register_copy_for_writes(&self.socket)?;
+        loop {
+            let mut guard = socket.writable().await?;
+            if let Ok(result) = guard.try_io(|socket| send_now(socket.get_ref(), message, fds)) {
+                return result;
             }
-        })
-        .await
+        }
     }
 
     /// Sends a message if that does not block.
@@ -168,4 +167,52 @@ fn recv_now(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Received> {
     }
     let is_truncated = message.flags.contains(ReturnFlags::TRUNC);
     Ok(Received { len: message.bytes, is_truncated, descriptor })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, pin::pin};
+
+    use super::*;
+
+    async fn receive(socket: &SeqPacket, buffer: &mut [u8]) -> usize {
+        poll_fn(|cx| socket.poll_recv(cx, buffer)).await.unwrap().len
+    }
+
+    #[tokio::test]
+    async fn full_socket_delays_message_until_others_are_read() {
+        let (ours, theirs) = pair().unwrap();
+        let (ours, theirs) = (SeqPacket::new(ours).unwrap(), SeqPacket::new(theirs).unwrap());
+        let mut sent = 0;
+        while ours.try_send(&[1; 4096], &[]).is_ok() {
+            sent += 1;
+        }
+        let mut buffer = [0; 8192];
+        let mut send = pin!(ours.send(&[2; 4096], &[]));
+        let is_pending = poll_fn(|cx| Poll::Ready(send.as_mut().poll(cx).is_pending())).await;
+        assert!(is_pending, "the socket is full");
+        let read = async {
+            for _ in 0..sent {
+                receive(&theirs, &mut buffer).await;
+            }
+            receive(&theirs, &mut buffer).await;
+            buffer[0]
+        };
+        let (result, last) = tokio::join!(send, read);
+        assert_eq!((result.is_ok(), last), (true, 2));
+    }
+
+    #[tokio::test]
+    async fn message_that_is_read_does_not_wake_its_sender() {
+        let (ours, theirs) = pair().unwrap();
+        let (ours, theirs) = (SeqPacket::new(ours).unwrap(), SeqPacket::new(theirs).unwrap());
+        ours.try_send(b"request", &[]).unwrap();
+        receive(&theirs, &mut [0; 16]).await;
+        tokio::task::yield_now().await; // to the poller
+        let is_woken = poll_fn(|cx| {
+            let registration = ours.registration();
+            Poll::Ready(registration.as_ref().unwrap().poll_write_ready(cx).is_ready())
+        });
+        assert!(!is_woken.await);
+    }
 }
