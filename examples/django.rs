@@ -28,7 +28,7 @@ use project::Project;
 use tokio::sync::watch;
 use vestibule::{
     HttpService,
-    net::Address,
+    net::{Address, process::schedule_for_throughput},
     serve::{serve, shutdown_signal},
 };
 
@@ -54,6 +54,10 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
+    // The front and the workers share their cores, and most of the work is Django's.
+    if let Err(error) = schedule_for_throughput() {
+        tracing::warn!(%error, "cannot change the scheduling policy");
+    }
     let mut project = Project::open(&args)?;
     project.prepare()?;
     let workers = site::workers(&project, &args).start()?;

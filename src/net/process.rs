@@ -6,6 +6,7 @@ mod guardian;
 mod landlock;
 mod lines;
 mod memory;
+mod scheduling;
 mod socket;
 
 #[cfg(test)]
@@ -24,6 +25,7 @@ pub(crate) use guardian::Guardian;
 pub use landlock::{FileAccess, LandlockUnsupported};
 pub(crate) use lines::read_lines;
 pub(crate) use memory::memory;
+pub use scheduling::schedule_for_throughput;
 pub(crate) use socket::{SocketDir, bind};
 
 /// A resource with a limit for each process, see setrlimit(2).
