@@ -22,7 +22,7 @@ use std::{
 use bytes::Bytes;
 use h2::{Reason, server::Handshake};
 
-use self::{exchange::Exchange, streams::Streams};
+use self::{builder::DRAIN_PROVOKED_RESETS, exchange::Exchange, streams::Streams};
 use super::{
     wakers::{CONNECTION, StreamWaker, Wakers},
     wire::{Wire, WireState},
@@ -100,6 +100,9 @@ pub struct Connection<I: Io, S> {
     next_deadline: Option<Instant>,
     /// The time since which there is no request.
     idle_since: Option<Instant>,
+    /// Whether the server shuts down.
+    is_draining: bool,
+    /// The end of a connection without requests, since no further request is accepted.
     drain_until: Option<Instant>,
     /// The last field, so that all others are dropped before the connection counts as ended.
     watch: DrainWatch,
@@ -147,6 +150,7 @@ where
             timer: Timer::default(),
             next_deadline: None,
             idle_since: Some(clock::now()),
+            is_draining: false,
             drain_until: None,
             watch,
         }
@@ -244,7 +248,7 @@ where
             Poll::Ready(Ok(connection)) => {
                 self.state = State::Open(connection);
                 if self.drain_until.take().is_some() {
-                    self.begin_drain(now);
+                    self.refuse_requests(now);
                 }
                 Poll::Ready(Ok(false))
             }
@@ -260,13 +264,20 @@ where
         }
     }
 
-    /// Announces that no further request is accepted.
+    /// Begins a shutdown of the server, of which tunnels are told.
     fn begin_drain(&mut self, now: Instant) {
-        if self.drain_until.is_none() {
-            self.drain_until = now.checked_add(DRAIN_TIMEOUT);
+        if !std::mem::replace(&mut self.is_draining, true) {
             for stream in self.streams.iter_mut() {
                 stream.exchange.begin_drain();
             }
+            self.refuse_requests(now);
+        }
+    }
+
+    /// Announces that no further request is accepted.
+    fn refuse_requests(&mut self, now: Instant) {
+        if self.drain_until.is_none() {
+            self.drain_until = now.checked_add(DRAIN_TIMEOUT);
             if let State::Open(connection) = &mut self.state {
                 connection.graceful_shutdown();
                 self.connection_waker.wake();
@@ -301,7 +312,7 @@ where
                         RequestId::new(last.connection(), last.request().wrapping_add(1));
                     let mut exchange =
                         Exchange::begin(&self.shared, self.last_id, request, respond, now);
-                    if self.drain_until.is_some() {
+                    if self.is_draining {
                         exchange.begin_drain();
                     }
                     let key = self.streams.insert(exchange, &self.wakers);
@@ -313,6 +324,9 @@ where
         if self.wire.flood().is_some() {
             connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             self.connection_waker.wake();
+        }
+        if self.wire.provoked_resets() >= DRAIN_PROVOKED_RESETS {
+            self.refuse_requests(now);
         }
         self.admit(now, task);
         Poll::Pending

@@ -105,6 +105,11 @@ impl<I> WireState<I> {
         }
     }
 
+    /// Returns the number of resets that the client has provoked, of those that were written.
+    pub(super) fn provoked_resets(&self) -> u32 {
+        self.lock().progress.as_ref().map_or(0, |progress| progress.sent.provoked_resets())
+    }
+
     /// Takes the records of written data, in exchange for an empty list.
     pub(super) fn take_sent(&self, empty: Vec<Sent>) -> Vec<Sent> {
         match &mut self.lock().progress {

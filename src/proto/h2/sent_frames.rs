@@ -7,8 +7,14 @@ const HEADER: usize = 9;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 
 const END_STREAM: u8 = 1;
+
+/// The error codes of resets that a malformed or refused frame of the client has provoked (RFC 9113 section 7):
+/// PROTOCOL_ERROR, FLOW_CONTROL_ERROR, STREAM_CLOSED, FRAME_SIZE_ERROR and REFUSED_STREAM. A request that this server
+/// gives up has another.
+const PROVOKED: [u8; 5] = [1, 3, 5, 6, 7];
 
 /// Tracks the frames of one direction, in pieces of any size. The crate `h2` does not report when it has written data.
 #[derive(Debug, Default)]
@@ -19,6 +25,7 @@ pub(crate) struct SentFrames {
     /// Remaining bytes of the payload.
     payload: usize,
     sent: Vec<Sent>,
+    provoked_resets: u32,
 }
 
 /// The written part of one stream.
@@ -50,9 +57,13 @@ impl SentFrames {
                 continue;
             }
             let n = bytes.len().min(self.payload);
-            bytes = &bytes[n..];
             self.payload -= n;
             self.record_payload(n, meter);
+            if self.header[3] == RST_STREAM && self.payload == 0 {
+                let is_provoked = bytes[..n].last().is_some_and(|code| PROVOKED.contains(code));
+                self.provoked_resets += u32::from(is_provoked);
+            }
+            bytes = &bytes[n..];
             if self.payload == 0 {
                 self.header_len = 0;
             }
@@ -82,6 +93,11 @@ impl SentFrames {
         }
     }
 
+    /// Returns the number of resets that the client has provoked.
+    pub(crate) fn provoked_resets(&self) -> u32 {
+        self.provoked_resets
+    }
+
     /// Takes the records since the last call, in exchange for an empty list.
     pub(crate) fn take(&mut self, empty: Vec<Sent>) -> Vec<Sent> {
         std::mem::replace(&mut self.sent, empty)
@@ -101,6 +117,7 @@ mod tests {
     #[test]
     fn data_of_each_stream_is_counted_in_every_split() {
         let sent = |stream, data, has_ended| Sent { stream, data, has_ended };
+        let reset = |stream, code| vec![0, 0, 4, RST_STREAM, 0, 0, 0, 0, stream, 0, 0, 0, code];
         let bytes = [
             frame(4, 0, 0, 12),      // SETTINGS
             frame(HEADERS, 4, 1, 9), // a response with a body
@@ -110,7 +127,8 @@ mod tests {
             frame(HEADERS, 4, 5, 3),
             frame(DATA, 0, 5, 7),
             frame(HEADERS, 5, 5, 2), // trailers
-            frame(3, 0, 7, 4),       // RST_STREAM
+            reset(7, 8),             // CANCEL
+            reset(9, 1),             // PROTOCOL_ERROR
         ]
         .concat();
         for size in 1..=bytes.len() {
@@ -132,6 +150,7 @@ mod tests {
             let expected =
                 [sent(1, 100, false), sent(3, 0, true), sent(1, 0, true), sent(5, 7, true)];
             assert_eq!(all, expected, "{size}");
+            assert_eq!(frames.provoked_resets(), 1, "{size}");
         }
     }
 }

@@ -81,8 +81,8 @@ async fn h2_resets_that_the_client_provokes_end_the_connection() {
             raw.write(&[request, provoke(stream)].concat()).await;
             tokio::task::yield_now().await;
         }
-        let code = raw.goaway().await;
-        assert!(code.is_some_and(|code| code != 0), "{what}: {code:?}");
+        // Without an error at half of the bound, and the frames of all later requests are ignored.
+        assert!(raw.goaway().await.is_some(), "{what}");
         drop(raw);
         let _ = within(served.task).await.unwrap();
         assert!(work.most.load(Relaxed) <= 100, "{what}: {}", work.most.load(Relaxed));

@@ -10,6 +10,10 @@ const NO_ERROR: u32 = 0;
 /// A request without a body that is answered shows that the connection is alive.
 async fn is_served(raw: &mut Raw, stream: u32) {
     raw.write(&frame(HEADERS, END_STREAM | END_HEADERS, stream, GET)).await;
+    is_answered(raw, stream).await;
+}
+
+async fn is_answered(raw: &mut Raw, stream: u32) {
     loop {
         let frame = raw.next().await.expect("the connection is open");
         assert_ne!(frame.kind, GOAWAY, "{frame:?}");
@@ -136,6 +140,34 @@ async fn upload_that_is_not_read_is_reset_when_it_is_long_or_slow() {
         assert_eq!(began.elapsed() < SECOND, is_long, "{pieces}: {:?}", began.elapsed());
         is_served(&mut raw, 3).await;
     }
+}
+
+#[tokio::test]
+async fn connection_with_many_malformed_requests_ends_without_an_error() {
+    let mut served = serve(tell(), Config::new());
+    let mut raw = Raw::begin(&mut served, &[]).await;
+    let mut stream = 1;
+    let goaway = loop {
+        assert!(stream < 4 * 500, "no GOAWAY");
+        let overflow = update(stream, u32::MAX >> 1);
+        raw.write(&[frame(HEADERS, END_HEADERS, stream, POST), overflow].concat()).await;
+        raw.write(&frame(HEADERS, END_STREAM | END_HEADERS, stream + 2, GET)).await;
+        let next = loop {
+            let next = raw.next().await.expect("the connection is open");
+            let is_response = next.kind == HEADERS && next.stream == stream + 2;
+            if is_response || next.kind == GOAWAY {
+                break next;
+            }
+        };
+        if next.kind == GOAWAY {
+            break next;
+        }
+        stream += 4;
+    };
+    assert!(stream > 4 * 240, "after {stream}");
+    // The first step of two: requests on their way are still served.
+    assert_eq!((goaway.number(0), goaway.number(4)), (u32::MAX >> 1, NO_ERROR));
+    is_answered(&mut raw, stream + 2).await;
 }
 
 #[tokio::test]

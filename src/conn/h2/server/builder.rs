@@ -8,8 +8,13 @@ use crate::conn::{Config, Http2Config};
 
 /// Maximum number of streams of a connection that the client may cause this server to reset by malformed frames, 500
 /// (CVE-2025-8671). They include the requests beyond `max_streams` that a client sends before it has read the SETTINGS,
-/// usually up to 100, and DATA frames of a request whose reset is no longer remembered.
+/// usually up to 100, and DATA frames of a request whose reset is no longer remembered. `h2` counts them over the life of
+/// the connection, and ends it beyond.
 const MAX_PROVOKED_RESETS: usize = 500;
+
+/// The number after which the connection accepts no further request, so that an honest client, which has provoked them
+/// over weeks, loses none: 250.
+pub(super) const DRAIN_PROVOKED_RESETS: u32 = 250;
 
 /// Bytes that DATA frames of less than 256 bytes may take in `h2` beside their content: 1 MiB, for 4,100 frames of a
 /// byte. They wait there until the driver polls their requests.

@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Connection, DRAIN_TIMEOUT, MIN_IDLE_BEFORE_SHED, State};
+use super::{Connection, MIN_IDLE_BEFORE_SHED, State};
 use crate::{
     HttpService,
     net::{Io, clock},
@@ -61,14 +61,10 @@ where
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
         }
         if idle.is_some_and(|d| d <= now) {
-            match &mut self.state {
-                State::Open(connection) if self.drain_until.is_none() => {
-                    self.drain_until = now.checked_add(DRAIN_TIMEOUT);
-                    connection.graceful_shutdown();
-                    self.connection_waker.wake();
-                }
-                State::Open(_) | State::Handshake(..) => return Poll::Ready(Ok(())),
+            if self.drain_until.is_some() || matches!(self.state, State::Handshake(..)) {
+                return Poll::Ready(Ok(()));
             }
+            self.refuse_requests(now);
         } else {
             self.expire_streams(now);
         }
