@@ -56,7 +56,8 @@ pub struct FrameLimits {
     pub settings: u32,
     /// RST_STREAM: requests that were started and cancelled (CVE-2023-44487). Default 200.
     pub resets: u32,
-    /// DATA without content that does not end its stream. Default 100.
+    /// DATA without content that does not end its stream. Default 100. In a connection of [`conn`](crate::conn), the crate
+    /// `h2` allows 100 of them over its life, whatever requests and data allow.
     pub empty_data: u32,
     /// CONTINUATION. Default 200.
     pub continuations: u32,
