@@ -3,6 +3,7 @@
 pub mod client;
 pub mod server;
 
+mod inbox;
 mod stream;
 mod unread;
 mod wakers;

@@ -310,10 +310,6 @@ impl Io for Upgraded {
         self.io.needs_shutdown()
     }
 
-    fn receive_ahead(&mut self, cx: &mut Context<'_>) {
-        self.io.receive_ahead(cx);
-    }
-
     fn reset_on_close(&mut self) {
         self.io.reset_on_close();
     }

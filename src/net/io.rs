@@ -108,10 +108,6 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {
     /// Raises the limit of the send queue, for a peer that reads fast. Does nothing by default.
     fn raise_send_limit(&mut self) {}
 
-    /// Takes received data out of the queue of the connection below, while the stream is not read because its data cannot
-    /// be passed on. Wakes the task when there is more. Does nothing by default: the kernel holds the data.
-    fn receive_ahead(&mut self, _cx: &mut Context<'_>) {}
-
     /// Makes the next close a reset, which the peer cannot take for an orderly end. Does nothing by
     /// default.
     fn reset_on_close(&mut self) {}

@@ -12,6 +12,7 @@ use super::{
     server_address::{Scheme, ServerAddress},
 };
 use crate::{
+    Budget,
     policy::{
         health::HealthOptions,
         pick::{Pick, RoundRobin},
@@ -214,6 +215,13 @@ impl UpstreamBuilder {
     /// [`RESPONSE_TIMEOUT`](super::RESPONSE_TIMEOUT), and the size of the head to 64 KiB.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.remote.limits = Arc::new(limits);
+        self
+    }
+
+    /// Sets the budget in which data counts that was received over HTTP/2 and is not read: at most 256 KiB of a response.
+    /// Default: [`net::process_budget`](crate::net::process_budget).
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.remote.budget = budget;
         self
     }
 

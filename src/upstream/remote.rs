@@ -31,6 +31,7 @@ use super::{
     shared::{self, ALPN, SharedConnections},
 };
 use crate::{
+    Budget,
     body::{Body, HttpBody},
     net::Address,
 };
@@ -75,6 +76,9 @@ pub(super) struct Shared {
     pub(super) connections: SharedConnections,
     /// Connects for protocols that are negotiated by ALPN, or HTTP/2.
     pub(super) connector: Connector,
+    /// The budget of the connections of HTTP/2.
+    #[cfg_attr(not(feature = "h2"), allow(dead_code, reason = "for shared connections"))]
+    pub(super) budget: Budget,
     /// Whether the server has selected HTTP/1.1 by ALPN.
     pub(super) speaks_http1: AtomicBool,
 }
@@ -114,6 +118,7 @@ impl Remote {
             http1,
             connections: SharedConnections::default(),
             connector: connector(ALPN),
+            budget: options.budget.clone(),
             speaks_http1: AtomicBool::new(false),
         }))
     }

@@ -143,6 +143,7 @@ async fn open(shared: &Shared, pool: &Arc<RuntimePool>) -> io::Result<Option<Con
     };
     let limits = shared.http1.protocol.limits.clone();
     let (connection, driver) = handshake(stream, scheme, limits).await?;
+    let driver = driver.budget(shared.budget.clone());
     pool.add(connection.clone(), driver, shared.http1.config().idle_timeout);
     Ok(Some(connection))
 }

@@ -1,5 +1,6 @@
 //! The client's HTTP/2 driver: one connection that many requests share.
 
+mod cause;
 mod exchange;
 mod incoming;
 mod request;
@@ -23,17 +24,21 @@ use h2::{
 use http::{Request, uri::Scheme};
 use tokio::sync::{Notify, watch};
 
-use super::wire::{Wire, WireState};
-
+use super::{
+    inbox::Inboxes,
+    wire::{Wire, WireState},
+};
 use crate::{
+    Budget,
     body::Body,
-    conn::Delivery,
-    error::{BoxError, Error, Kind},
-    net::Io,
+    net::{Io, process_budget},
     proto::h1::Limits,
 };
 
-pub use exchange::Exchange;
+pub use self::{
+    cause::{Cause, ExchangeError},
+    exchange::Exchange,
+};
 
 /// The flow-control window of one response: 256 KiB. With a round trip of 50 ms that is 5 MiB/s.
 const STREAM_WINDOW: u32 = 256 << 10;
@@ -42,9 +47,9 @@ const STREAM_WINDOW: u32 = 256 << 10;
 /// clients do not read must not stop those of other clients.
 const CONNECTION_WINDOW: u32 = 1_000 * STREAM_WINDOW;
 
-/// Bytes that small DATA frames of the server may take in `h2` beside their content, about 300 each: 64 MiB. Clients that
-/// do not read leave them there, and `h2` ends the connection beyond.
-const DATA_FRAME_BUDGET: usize = 64 << 20;
+/// Bytes that DATA frames of less than 256 bytes may take in `h2` beside their content: 8 MiB, twice of what the frames
+/// between two pauses of reads can take. `h2` ends the connection beyond.
+const DATA_FRAME_BUDGET: usize = 8 << 20;
 
 /// Time in which the server may still send data of a request that was cancelled: 10 s.
 const RESET_MEMORY: Duration = Duration::from_secs(10);
@@ -71,6 +76,8 @@ pub struct Connection {
 struct Shared {
     limits: Arc<Limits>,
     scheme: Scheme,
+    /// The data of responses.
+    inboxes: Inboxes,
     is_closed: AtomicBool,
     /// Requests in flight.
     active: AtomicUsize,
@@ -91,6 +98,7 @@ pub struct Driver<I: Io> {
     pong: Option<PingPong>,
     has_settings: watch::Sender<bool>,
     shared: Arc<Shared>,
+    budget: Budget,
 }
 
 /// Performs the handshake on a stream whose server is known to support HTTP/2. `limits.head_timeout` is the maximum
@@ -129,6 +137,7 @@ pub async fn handshake<I: Io>(
     let shared = Arc::new(Shared {
         limits,
         scheme,
+        inboxes: Inboxes::default(),
         is_closed: AtomicBool::new(false),
         active: AtomicUsize::new(0),
         exchanges: AtomicUsize::new(0),
@@ -136,8 +145,9 @@ pub async fn handshake<I: Io>(
         has_settings,
     });
     let has_settings = set_settings;
-    let driver = Driver { connection, wire, pong, has_settings, shared: shared.clone() };
-    Ok((Connection { send, shared }, driver))
+    let connection_handle = Connection { send, shared: shared.clone() };
+    let budget = process_budget();
+    Ok((connection_handle, Driver { connection, wire, pong, has_settings, shared, budget }))
 }
 
 impl Connection {
@@ -229,12 +239,25 @@ impl Drop for Active {
     }
 }
 
+impl<I: Io> Driver<I> {
+    /// Sets the budget in which data counts that was received and is not read: at most 256 KiB of a response. Default:
+    /// [`process_budget`].
+    #[must_use]
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.budget = budget;
+        self
+    }
+}
+
 impl<I: Io> Future for Driver<I> {
     /// The result of the connection. Each of its requests has an error of its own.
     type Output = io::Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.wire.resume_reads() {
+            this.shared.inboxes.receive(&this.budget);
+        }
         if let Some(pong) = &mut this.pong
             && pong.poll_pong(cx).is_ready()
         {
@@ -257,78 +280,6 @@ impl<I: Io> Drop for Driver<I> {
     fn drop(&mut self) {
         self.shared.is_closed.store(true, Ordering::Release);
     }
-}
-
-/// The cause of a failed exchange.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Cause {
-    /// The connection failed, or the server closed it.
-    #[error("connection to the server failed")]
-    Closed(#[source] h2::Error),
-    /// The server reset the request, or violated the protocol.
-    #[error("server reset the request")]
-    Reset(#[source] h2::Error),
-    /// The server exceeded a timeout.
-    #[error("server too slow")]
-    Timeout,
-    /// The request's [`Deadline`](crate::peer::Deadline) passed before the server had answered.
-    #[error("the deadline passed before the server answered")]
-    Deadline,
-    /// The request cannot be sent.
-    #[error("request cannot be sent")]
-    Unsendable,
-    /// The request asks for a WebSocket, and the server's SETTINGS do not allow extended CONNECT (RFC 8441 section 3).
-    #[error("server allows no WebSocket over HTTP/2 (SETTINGS_ENABLE_CONNECT_PROTOCOL)")]
-    NoExtendedConnect,
-    /// The request's body failed while it was read.
-    #[error("request body failed")]
-    Body(#[source] BoxError),
-}
-
-impl Cause {
-    fn new(error: h2::Error) -> Self {
-        if error.is_io() || error.is_go_away() { Self::Closed(error) } else { Self::Reset(error) }
-    }
-
-    /// Returns whether the server reported that it did not process the request (RFC 9113 sections 6.8 and 8.7).
-    fn is_unprocessed(&self) -> bool {
-        match self {
-            Self::Closed(error) => error.is_go_away() && error.is_remote(),
-            Self::Reset(error) => {
-                error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
-            }
-            Self::Timeout
-            | Self::Deadline
-            | Self::Unsendable
-            | Self::NoExtendedConnect
-            | Self::Body(_) => false,
-        }
-    }
-
-    /// Converts to the crate's error, with its kind. An error of the request's body is returned unchanged, since it
-    /// belongs to the client's connection.
-    pub(crate) fn into_error(self) -> BoxError {
-        let kind = match self {
-            Self::Body(error) => return error,
-            Self::Timeout | Self::Deadline => Kind::Timeout,
-            Self::Unsendable => Kind::Internal,
-            Self::Closed(_) | Self::Reset(_) | Self::NoExtendedConnect => Kind::BadGateway,
-        };
-        Error::new(kind, self).into()
-    }
-}
-
-/// A failed exchange.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct ExchangeError {
-    /// The cause.
-    pub cause: Cause,
-    /// Whether the server may have processed the request.
-    pub delivery: Delivery,
-    /// The original request, if its body can be [replayed](Body::replay) or was not yet read.
-    pub request: Option<Box<Request<Body>>>,
 }
 
 impl fmt::Debug for Connection {

@@ -24,6 +24,7 @@ use h2::{Reason, server::Handshake};
 
 use self::{builder::DRAIN_PROVOKED_RESETS, exchange::Exchange, streams::Streams};
 use super::{
+    inbox::Inboxes,
     wakers::{CONNECTION, StreamWaker, Wakers},
     wire::{Wire, WireState},
 };
@@ -117,6 +118,8 @@ enum State<I: Io> {
 struct Shared {
     peer: Peer,
     config: Arc<Config>,
+    /// The client's data of tunnels.
+    inboxes: Inboxes,
 }
 
 impl<I, S> Connection<I, S>
@@ -137,7 +140,7 @@ where
             state: State::Handshake(handshake, accepted.checked_add(config.limits.head_timeout)),
             wire: state,
             service: Some(service),
-            shared: Shared { peer, config },
+            shared: Shared { peer, config, inboxes: Inboxes::default() },
             last_id: RequestId::new(next_connection_number(), 0),
             connection_waker: wakers.stream(CONNECTION),
             wakers,
@@ -290,7 +293,9 @@ where
         // Before the state is checked: a waker that is queued but not polled would not be queued again.
         let waker = self.connection_waker.begin_poll().clone();
         let State::Open(connection) = &mut self.state else { return Poll::Pending };
-        self.wire.resume_reads();
+        if self.wire.resume_reads() {
+            self.shared.inboxes.receive(&self.shared.config.budget);
+        }
         let mut cx = Context::from_waker(&waker);
         loop {
             // While the gate is closed, requests wait in `h2`, which has announced their maximum number.

@@ -7,35 +7,24 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use h2::{RecvStream, SendStream};
+use h2::SendStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::unread::Unread;
+use super::inbox::Inbox;
 use crate::net::Io;
 
 /// The data of both directions.
 pub(super) struct H2Stream {
-    recv: RecvStream,
+    inbox: Inbox,
     send: SendStream<Bytes>,
-    /// Data that was received and not yet read. The window is released when it is read.
+    /// The rest of a piece of which a part was read.
     received: Bytes,
-    /// The data behind it.
-    unread: Unread,
     is_shut_down: bool,
 }
 
 impl H2Stream {
-    pub(super) fn new(recv: RecvStream, send: SendStream<Bytes>) -> Self {
-        let (received, unread) = (Bytes::new(), Unread::default());
-        Self { recv, send, received, unread, is_shut_down: false }
-    }
-
-    /// Returns the data of the next frame; `None` at the end of the stream.
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
-        match self.unread.pop() {
-            Some(data) => Poll::Ready(Some(Ok(data))),
-            None => self.recv.poll_data(cx),
-        }
+    pub(super) fn new(inbox: Inbox, send: SendStream<Bytes>) -> Self {
+        Self { inbox, send, received: Bytes::new(), is_shut_down: false }
     }
 }
 
@@ -46,14 +35,7 @@ fn broken(error: h2::Error) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, error)
 }
 
-impl Io for H2Stream {
-    fn receive_ahead(&mut self, cx: &mut Context<'_>) {
-        // An error is returned again by the next read.
-        while let Poll::Ready(Some(Ok(data))) = self.recv.poll_data(cx) {
-            self.unread.push(data);
-        }
-    }
-}
+impl Io for H2Stream {}
 
 impl AsyncRead for H2Stream {
     fn poll_read(
@@ -66,7 +48,7 @@ impl AsyncRead for H2Stream {
         // All that has arrived, since each frame may be a message of a few bytes.
         while buf.remaining() > 0 {
             if this.received.is_empty() {
-                match this.poll_next(cx) {
+                match this.inbox.poll_data(cx) {
                     Poll::Ready(Some(Ok(data))) => this.received = data,
                     // Anything else is returned again by the next read.
                     _ if buf.filled().len() > before => break,
@@ -79,8 +61,6 @@ impl AsyncRead for H2Stream {
             buf.put_slice(&this.received[..n]);
             this.received.advance(n);
         }
-        // Cannot fail: the data has been received.
-        let _ = this.recv.flow_control().release_capacity(buf.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 }

@@ -21,11 +21,13 @@ pub(super) struct Unread {
     pieces: VecDeque<Bytes>,
     /// The end of the data.
     joined: BytesMut,
+    len: usize,
 }
 
 impl Unread {
     /// Appends the content of a DATA frame.
     pub(super) fn push(&mut self, data: Bytes) {
+        self.len += data.len();
         if data.len() < MIN_PIECE {
             self.joined.extend_from_slice(&data);
         }
@@ -40,11 +42,12 @@ impl Unread {
 
     /// Returns the next piece.
     pub(super) fn pop(&mut self) -> Option<Bytes> {
-        let piece = self.pieces.pop_front().or_else(|| self.take_joined());
+        let piece = self.pieces.pop_front().or_else(|| self.take_joined())?;
+        self.len -= piece.len();
         if self.pieces.is_empty() {
             self.pieces = VecDeque::new();
         }
-        piece
+        Some(piece)
     }
 
     fn take_joined(&mut self) -> Option<Bytes> {
@@ -54,7 +57,7 @@ impl Unread {
 
     /// Returns the number of bytes.
     pub(super) fn len(&self) -> usize {
-        self.pieces.iter().map(Bytes::len).sum::<usize>() + self.joined.len()
+        self.len
     }
 }
 

@@ -25,8 +25,12 @@ const MAX_COLLECTED: usize = 16 << 10;
 /// Minimum size of a write that is not copied: 8 KiB.
 const MIN_DIRECT: usize = 8 << 10;
 
-/// Small DATA frames after which reads pause until the requests have taken their data: 256. One read has up to 1,700
-/// more of them. `h2` would read on while the socket has bytes, and end the connection as a flood.
+/// Bytes after which reads pause until the driver has taken the data that is not read out of `h2`: 128 KiB. `h2` would
+/// read on while the socket has bytes.
+const MAX_READ: usize = 128 << 10;
+
+/// Small DATA frames of a client after which reads pause, too: 256. One read has up to 1,700 more of them. `h2` would
+/// end the connection as a flood.
 const MAX_SMALL_DATA: u32 = 256;
 
 /// A stream for `h2`, which writes and flushes each frame separately. The frames of one poll are collected, and written
@@ -39,6 +43,8 @@ pub(super) struct WireState<I>(Arc<Mutex<State<I>>>);
 struct State<I> {
     io: I,
     read_ahead: ReadAhead,
+    /// Bytes that were read since the last pause of reads.
+    read: usize,
     /// Collected frames. The buffer is returned to the thread while it is empty between two polls.
     collected: BytesMut,
     /// Whether the stream itself may hold written bytes, as TLS does.
@@ -78,7 +84,7 @@ impl<I: Io> Wire<I> {
 
     fn new(io: I, read_ahead: BytesMut, progress: Option<Progress>) -> Self {
         let (read_ahead, collected) = (ReadAhead::new(read_ahead), BytesMut::new());
-        let state = State { io, read_ahead, collected, is_unflushed: false, progress };
+        let state = State { io, read_ahead, read: 0, collected, is_unflushed: false, progress };
         Self(WireState(Arc::new(Mutex::new(state))))
     }
 
@@ -98,11 +104,18 @@ impl<I> WireState<I> {
         self.lock().progress.as_ref()?.flood
     }
 
-    /// Continues reads after a pause, in which the requests have taken small pieces of data.
-    pub(super) fn resume_reads(&self) {
-        if let Some(progress) = &mut self.lock().progress {
-            progress.meter.reset_small_data();
+    /// Continues reads after a pause. Returns whether reads have paused: then the driver must first take the data that is
+    /// not read out of `h2`.
+    pub(super) fn resume_reads(&self) -> bool {
+        let mut state = self.lock();
+        let has_paused = state.pauses_reads();
+        if has_paused {
+            state.read = 0;
+            if let Some(progress) = &mut state.progress {
+                progress.meter.reset_small_data();
+            }
         }
+        has_paused
     }
 
     /// Returns the number of resets that the client has provoked, of those that were written.
@@ -180,17 +193,26 @@ impl Progress {
     }
 }
 
+impl<I> State<I> {
+    /// Returns whether enough was read without a pause.
+    fn pauses_reads(&self) -> bool {
+        let small_data = self.progress.as_ref().map_or(0, |progress| progress.meter.small_data());
+        self.read >= MAX_READ || small_data > MAX_SMALL_DATA
+    }
+}
+
 impl<I: Io> State<I> {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.progress.as_ref().is_some_and(|progress| progress.flood.is_some()) {
             return Poll::Pending; // the connection is being closed by its own poll
         }
-        if self.progress.as_ref().is_some_and(|p| p.meter.small_data() > MAX_SMALL_DATA) {
+        if self.pauses_reads() {
             cx.waker().wake_by_ref(); // behind the requests that have been woken
             return Poll::Pending;
         }
         let before = buf.filled().len();
         ready!(self.read_ahead.poll_read(&mut self.io, cx, buf))?;
+        self.read += buf.filled().len() - before;
         if let Some(progress) = &mut self.progress {
             progress.record_read(&buf.filled()[before..]);
         }

@@ -121,10 +121,7 @@ impl<C> Direction<C> {
     {
         let mut reads = 0;
         while !self.is_done {
-            if self.poll_drain(to, cx)?.is_pending() {
-                from.receive_ahead(cx);
-                return Poll::Pending;
-            }
+            ready!(self.poll_drain(to, cx))?;
             if self.read_ended {
                 ready!(self.poll_close_frame(to, cx)).map_err(Broken::To)?;
                 ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(Broken::To)?;
@@ -202,70 +199,5 @@ impl<C> Direction<C> {
                 self.close_frame.extend(close_frame(GOING_AWAY, mask));
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::task::Waker;
-
-    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-    use super::*;
-
-    /// A stream with one message, whose writes are pending.
-    #[derive(Default)]
-    struct Blocked {
-        has_been_read: bool,
-        received_ahead: usize,
-    }
-
-    impl Io for Blocked {
-        fn receive_ahead(&mut self, _: &mut Context<'_>) {
-            self.received_ahead += 1;
-        }
-    }
-
-    impl AsyncRead for Blocked {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            buf: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            assert!(!std::mem::replace(&mut self.has_been_read, true), "not read again");
-            buf.put_slice(b"message");
-            Poll::Ready(Ok(()))
-        }
-    }
-
-    impl AsyncWrite for Blocked {
-        fn poll_write(
-            self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            _: &[u8],
-        ) -> Poll<io::Result<usize>> {
-            Poll::Pending
-        }
-
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-    }
-
-    #[test]
-    fn stream_receives_ahead_while_its_bytes_cannot_be_written() {
-        let mut cx = Context::from_waker(Waker::noop());
-        let (mut from, mut to) = (Blocked::default(), Blocked::default());
-        let mut direction = Direction::<ReadBuffer>::default();
-        for polls in 1..=3 {
-            assert!(direction.poll(&mut from, &mut to, &mut cx).is_pending());
-            assert_eq!((from.received_ahead, to.received_ahead), (polls, 0));
-        }
-        let carrier = direction.carrier.unwrap();
-        assert_eq!(&carrier.0[..], b"message");
     }
 }

@@ -1,18 +1,19 @@
 //! WebSockets between HTTP/1.1 and HTTP/2, by extended CONNECT (RFC 8441).
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use h2::{RecvStream, client::SendRequest, ext::Protocol};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::Notify,
 };
 use tower::service_fn;
 
 use super::{ASK, ask, pair};
 use crate::{
-    Body, HttpService, Request, Response,
+    Body, Budget, HttpService, Request, Response,
     conn::{Http2Config, upgrade},
     proto::{h1::Limits, h2::PREFACE},
     tests::support::{
@@ -117,6 +118,56 @@ async fn burst_of_small_messages_passes() {
     }
     to_h2.stop().await;
     to_h1.stop().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn handler_that_does_not_read_stops_its_tunnel_alone() {
+    const MESSAGES: usize = 200_000;
+    let may_read = Arc::new(Notify::new());
+    let handler = {
+        let may_read = may_read.clone();
+        service_fn(move |request: Request| {
+            let may_read = may_read.clone();
+            async move {
+                if request.method() == "POST" {
+                    return Ok::<_, Infallible>(Response::new(Body::empty()));
+                }
+                Ok(upgrade::websocket(&request, async move |mut stream| {
+                    // In another task, as the tasks of an application.
+                    let read = tokio::spawn(async move {
+                        stream.read_exact(&mut [0]).await.unwrap();
+                        may_read.notified().await;
+                        let mut all = Vec::new();
+                        stream.read_to_end(&mut all).await.unwrap();
+                        stream.write_all(all.len().to_string().as_bytes()).await.unwrap();
+                        stream.shutdown().await.unwrap();
+                    });
+                    read.await.unwrap();
+                }))
+            }
+        })
+    };
+    let budget = Budget::default();
+    let of_server = budget.clone();
+    let server = start_with(handler, move |s| s.budget(of_server)).await;
+    let mut client = connect(server.addr).await;
+    let request = extended_connect(server.addr, "/chat");
+    let (response, mut send) = client.send_request(request, false).unwrap();
+    for _ in 0..MESSAGES {
+        send.send_data(Bytes::from_static(b"x"), false).unwrap();
+    }
+    send.send_data(Bytes::new(), true).unwrap();
+    let response = within(response).await.unwrap();
+    // Its frames are sent behind those of the tunnel.
+    let other = http::Request::post(format!("http://{}/", server.addr)).body(()).unwrap();
+    let (other, mut body) = client.send_request(other, false).unwrap();
+    body.send_data(Bytes::from_static(b"x"), true).unwrap();
+    assert_eq!(within(other).await.unwrap().status(), 200);
+    assert!(budget.usage().memory > 0);
+    may_read.notify_one();
+    assert_eq!(read(response.into_body()).await, (MESSAGES - 1).to_string().as_bytes());
+    assert_eq!(budget.usage().memory, 0);
     server.stop().await;
 }
 

@@ -11,7 +11,7 @@ use tower::{ServiceExt, service_fn};
 
 use super::shared::{get, text, upstream};
 use crate::{
-    Body, Request, Response,
+    Body, Budget, Request, Response,
     proto::h2::PREFACE,
     tests::support::{start, within},
     upstream::{PoolConfig, Upstream},
@@ -41,8 +41,9 @@ async fn responses_that_are_not_read_stop_no_other() {
 }
 
 #[tokio::test]
-async fn small_frames_that_are_not_read_do_not_end_the_connection() {
-    const FRAMES: usize = 20_000;
+async fn frames_of_single_bytes_that_are_not_read_are_counted_and_end_no_connection() {
+    const FRAMES: usize = 200_000;
+    const UNREAD: usize = 3;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("h2://{}", listener.local_addr().unwrap());
     let server = tokio::spawn(async move {
@@ -52,19 +53,31 @@ async fn small_frames_that_are_not_read_do_not_end_the_connection() {
             let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
             let frames = if request.uri().path() == "/large" { FRAMES } else { 1 };
             for i in 1..=frames {
-                stream.send_data(Bytes::from_static(b"piece"), i == frames).unwrap();
+                stream.send_data(Bytes::from_static(b"x"), i == frames).unwrap();
             }
         }
     });
-    let upstream = Upstream::builder([&address]).attempts(1).build().unwrap();
-    let unread = within(upstream.clone().oneshot(request("/large"))).await.unwrap();
-    // The server sends the frames of the first response before those of the next ones.
-    for _ in 0..20 {
-        assert_eq!(text(get(&upstream).await.unwrap()).await, "piece");
+    let budget = Budget::default();
+    let upstream = Upstream::builder([&address]).attempts(1).budget(budget.clone());
+    let upstream = upstream.build().unwrap();
+    let mut unread = Vec::new();
+    for _ in 0..UNREAD {
+        unread.push(within(upstream.clone().oneshot(request("/large"))).await.unwrap());
+        // The server sends the frames of the large response before that of the next one.
+        assert_eq!(text(get(&upstream).await.unwrap()).await, "x");
     }
-    assert_eq!(text(unread).await, "piece".repeat(FRAMES));
+    let memory = usize::try_from(budget.usage().memory).unwrap();
+    let all = UNREAD * FRAMES;
+    assert!((all - UNCOUNTED..=all).contains(&memory), "{memory} of {all}");
+    for response in unread {
+        assert_eq!(text(response).await, "x".repeat(FRAMES));
+    }
+    assert_eq!(budget.usage().memory, 0);
     server.abort();
 }
+
+/// The data of frames of a byte in one round of reads of 128 KiB, which is not counted yet.
+const UNCOUNTED: usize = (128 << 10) / 10 + 2048;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;

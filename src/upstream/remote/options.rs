@@ -4,7 +4,8 @@ use std::{io, sync::Arc, time::Duration};
 
 use super::Remote;
 use crate::{
-    net::tls,
+    Budget,
+    net::{process_budget, tls},
     proto::h1::Limits,
     upstream::{
         PoolConfig,
@@ -19,6 +20,8 @@ pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 pub(in crate::upstream) struct Options {
     pub(in crate::upstream) pool: PoolConfig,
     pub(in crate::upstream) limits: Arc<Limits>,
+    /// The budget of data that was received over HTTP/2 and is not read.
+    pub(in crate::upstream) budget: Budget,
     /// The verification of certificates.
     pub(in crate::upstream) tls: Option<tls::Client>,
 }
@@ -31,7 +34,8 @@ impl Default for Options {
             head_bytes: 64 << 10, // upstream servers are trusted more than clients, and may set many cookies
             ..Limits::default()
         };
-        Self { pool: PoolConfig::new(), limits: Arc::new(limits), tls: None }
+        let (pool, limits, budget) = (PoolConfig::new(), Arc::new(limits), process_budget());
+        Self { pool, limits, budget, tls: None }
     }
 }
 
@@ -100,6 +104,13 @@ impl RemoteBuilder {
     /// [`RESPONSE_TIMEOUT`], and the size of the head to 64 KiB.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.options.limits = Arc::new(limits);
+        self
+    }
+
+    /// Sets the budget in which data counts that was received over HTTP/2 and is not read: at most 256 KiB of a response.
+    /// Default: [`net::process_budget`](crate::net::process_budget).
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.options.budget = budget;
         self
     }
 

@@ -191,7 +191,8 @@ impl Inner {
             if parts.status.is_success() {
                 agree(&mut parts, &request);
                 let mut response = Response::from_parts(parts, upgrade::open_body(active));
-                let stream = Upgraded::new(H2Stream::new(recv, send), BytesMut::new());
+                let inbox = connection.shared.inboxes.open(recv);
+                let stream = Upgraded::new(H2Stream::new(inbox, send), BytesMut::new());
                 upgrade::put_stream(&mut response, stream);
                 return response;
             }
@@ -201,7 +202,8 @@ impl Inner {
         let body = if recv.is_end_stream() && upload.is_none() {
             Body::empty()
         } else {
-            Body::new(Incoming::new(recv, upload, limits, active, &parts.headers))
+            let inbox = connection.shared.inboxes.open(recv);
+            Body::new(Incoming::new(inbox, upload, limits, active, &parts.headers))
         };
         Response::from_parts(parts, body)
     }

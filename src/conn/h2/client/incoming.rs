@@ -8,13 +8,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::RecvStream;
 use http::{HeaderMap, header::CONTENT_LENGTH};
 use http_body::{Frame, SizeHint};
 
 use super::{Active, Cause};
 use crate::{
-    conn::{h2::server::respond::Outgoing, timer::Timer},
+    conn::{
+        h2::{inbox::Inbox, server::respond::Outgoing},
+        timer::Timer,
+    },
     error::BoxError,
     net::clock,
     proto::h1::Limits,
@@ -23,7 +25,7 @@ use crate::{
 /// The body of a response. The server may send as much as its window allows, and the window is released as the body
 /// is read. Dropping it before its end resets the request.
 pub(super) struct Incoming {
-    recv: RecvStream,
+    inbox: Inbox,
     /// The unsent part of the request's body: the server may respond before the request is complete.
     upload: Option<Box<Outgoing>>,
     limits: Arc<Limits>,
@@ -39,18 +41,19 @@ pub(super) struct Incoming {
 
 impl Incoming {
     pub(super) fn new(
-        recv: RecvStream,
+        inbox: Inbox,
         upload: Option<Box<Outgoing>>,
         limits: Arc<Limits>,
         active: Active,
         headers: &HeaderMap,
     ) -> Self {
         let length = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+        let has_data = inbox.is_end_stream();
         Self {
-            has_data: recv.is_end_stream(),
+            has_data,
             has_ended: false,
-            remaining: if recv.is_end_stream() { Some(0) } else { length },
-            recv,
+            remaining: if has_data { Some(0) } else { length },
+            inbox,
             upload,
             limits,
             since: None,
@@ -61,13 +64,11 @@ impl Incoming {
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         if !self.has_data {
-            match self.recv.poll_data(cx) {
+            match self.inbox.poll_data(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(None) => self.has_data = true,
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
                 Poll::Ready(Some(Ok(data))) => {
-                    // Cannot fail: the data has been received.
-                    let _ = self.recv.flow_control().release_capacity(data.len());
                     if let Some(remaining) = &mut self.remaining {
                         *remaining = remaining.saturating_sub(data.len() as u64);
                     }
@@ -75,7 +76,7 @@ impl Incoming {
                 }
             }
         }
-        self.recv
+        self.inbox
             .poll_trailers(cx)
             .map(|trailers| trailers.transpose().map(|t| t.map(Frame::trailers)))
     }
@@ -122,7 +123,7 @@ impl http_body::Body for Incoming {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.has_ended || (self.upload.is_none() && self.recv.is_end_stream())
+        self.has_ended || (self.upload.is_none() && self.inbox.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {

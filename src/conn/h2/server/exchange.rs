@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream, server::SendResponse};
+use h2::{Reason, SendStream, server::SendResponse};
 use http::{Request, StatusCode};
 
 use self::head::without_vary;
@@ -26,6 +26,7 @@ use crate::{
         InterimResponses, RequestInfo,
         access_log::Entry,
         call::{Call, catch_panic},
+        h2::inbox::Inbox,
         log_error, log_request,
         upgrade::Tunnel,
     },
@@ -50,7 +51,7 @@ pub(super) struct Exchange {
     /// Whether the reader of the request's body waits for the client's data.
     waits_for_client: bool,
     /// The client's data after a CONNECT, extended or not.
-    tunnel: Option<RecvStream>,
+    tunnel: Option<Inbox>,
     /// The queue of the service's interim responses, while its future is polled.
     interim: Option<InterimResponses>,
     is_draining: bool,

@@ -64,7 +64,10 @@ impl Exchange {
                     exchange.interim = Some(interim);
                     exchange.admit(shared, parts, recv, &valid, now);
                 }
-                protocol => exchange.admit_tunnel(parts, recv, protocol.as_ref(), now),
+                protocol => {
+                    exchange.tunnel = Some(shared.inboxes.open(recv));
+                    exchange.admit_tunnel(parts, protocol.as_ref(), now);
+                }
             }
         }
         exchange
@@ -123,7 +126,6 @@ impl Exchange {
     fn admit_tunnel(
         &mut self,
         mut parts: request::Parts,
-        recv: RecvStream,
         protocol: Option<&Protocol>,
         now: Instant,
     ) {
@@ -131,7 +133,6 @@ impl Exchange {
             self.refuse(StatusCode::NOT_IMPLEMENTED);
             return;
         }
-        self.tunnel = Some(recv);
         let request = Box::new(Request::from_parts(parts, Body::empty()));
         self.stage = Stage::Admit(Some(request), now);
     }

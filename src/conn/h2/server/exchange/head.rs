@@ -6,7 +6,6 @@ use std::{
 };
 
 use bytes::BytesMut;
-use h2::RecvStream;
 use http::{StatusCode, header::VARY, response};
 
 use super::{Exchange, Stage};
@@ -16,6 +15,7 @@ use crate::{
     conn::{
         call::{ServicePanicked, catch_panic},
         h2::{
+            inbox::Inbox,
             server::{Shared, extended_connect::convert_response, respond::Outgoing},
             stream::H2Stream,
         },
@@ -68,7 +68,7 @@ impl Exchange {
         response: Response,
     ) -> ControlFlow<()> {
         let (mut parts, body) = response.into_parts();
-        if let Some(recv) = self.tunnel.take() {
+        if let Some(inbox) = self.tunnel.take() {
             let takeover = parts.extensions.remove::<Takeover>();
             // The service has answered an extended CONNECT like a request for an upgrade.
             let has_begun = match parts.status {
@@ -76,7 +76,7 @@ impl Exchange {
                 status => self.is_connect && status.is_success(),
             };
             match takeover.filter(|_| has_begun) {
-                Some(takeover) => return self.switch(now, parts, recv, &takeover, body),
+                Some(takeover) => return self.switch(now, parts, inbox, &takeover, body),
                 // A success status would mean that the tunnel has started.
                 None if parts.status.is_success() => parts.status = StatusCode::BAD_GATEWAY,
                 None => {}
@@ -146,7 +146,7 @@ impl Exchange {
         &mut self,
         now: Instant,
         mut parts: response::Parts,
-        recv: RecvStream,
+        inbox: Inbox,
         takeover: &Takeover,
         body: Body,
     ) -> ControlFlow<()> {
@@ -166,7 +166,7 @@ impl Exchange {
             self.stage = Stage::Answered(Box::default());
             return Break(());
         };
-        match takeover.begin(H2Stream::new(recv, send), BytesMut::new(), body) {
+        match takeover.begin(H2Stream::new(inbox, send), BytesMut::new(), body) {
             Some(tunnel) => {
                 if self.is_draining {
                     tunnel.begin_drain();
