@@ -7,7 +7,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     io,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::{Duration, Instant},
 };
 
@@ -52,6 +52,9 @@ pub enum End {
     Server(io::Error),
 }
 
+/// The result of a poll of one direction.
+type Copied = Poll<Result<(), Broken>>;
+
 pub(crate) struct Relay<I, C> {
     client: I,
     server: I,
@@ -62,6 +65,8 @@ pub(crate) struct Relay<I, C> {
     last_moved: Instant,
     /// The end of the total timeout.
     deadline: Option<Instant>,
+    /// The task of the last poll, whose reads may be pending.
+    waker: Option<Waker>,
     /// Fires at the earlier one of both timeouts, as of the time when it was armed.
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -77,6 +82,7 @@ impl<I: Io, C: Carrier<I>> Relay<I, C> {
             limits,
             last_moved: now,
             deadline: limits.total_timeout.and_then(|timeout| now.checked_add(timeout)),
+            waker: None,
             timer: None,
         }
     }
@@ -93,8 +99,7 @@ impl<I: Io, C: Carrier<I>> Relay<I, C> {
     /// Copies bytes until the connection has ended.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let before = self.up.moved + self.down.moved;
-        let up = self.up.poll(&mut self.client, &mut self.server, cx);
-        let down = self.down.poll(&mut self.server, &mut self.client, cx);
+        let (up, down) = self.poll_directions(cx);
         match (&up, &down) {
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(End::Complete),
             (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => {}
@@ -115,6 +120,23 @@ impl<I: Io, C: Carrier<I>> Relay<I, C> {
             }
             _ => End::Complete,
         })
+    }
+
+    /// Polls the directions. Most wake-ups are for one of them.
+    fn poll_directions(&mut self, cx: &mut Context<'_>) -> (Copied, Copied) {
+        let is_registered = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if !is_registered {
+            self.waker = Some(cx.waker().clone());
+        }
+        let mut up = Poll::Pending;
+        if !(is_registered && self.up.is_idle(&self.client)) {
+            up = self.up.poll(&mut self.client, &mut self.server, cx);
+        }
+        let mut down = Poll::Pending;
+        if !(is_registered && self.down.is_idle(&self.server)) {
+            down = self.down.poll(&mut self.server, &mut self.client, cx);
+        }
+        (up, down)
     }
 
     /// Closes both directions gracefully: writes the bytes that were read, closes a WebSocket with the code 1001, shuts

@@ -57,11 +57,7 @@ pub(super) fn poll_read_up_to<I: AsyncRead + Unpin>(
     max_len: usize,
 ) -> Poll<io::Result<usize>> {
     READ_BUFFER.with(|kept| {
-        // Taken, not borrowed: a driver nested in this read gets an empty buffer.
-        let mut buffer = kept.take().unwrap_or_default();
-        if buffer.capacity() < MIN_READ_ROOM {
-            buffer.reserve(MAX_READ);
-        }
+        let mut buffer = take(kept);
         let result = pin!(io.read_buf(&mut (&mut buffer).limit(max_len))).poll(cx);
         if input.is_empty() && buffer.len() >= MIN_SPLIT {
             *input = buffer.split();
@@ -72,6 +68,40 @@ pub(super) fn poll_read_up_to<I: AsyncRead + Unpin>(
         kept.set(Some(buffer));
         result
     })
+}
+
+/// Takes the buffer, so that a driver nested in this read gets another one.
+fn take(kept: &Cell<Option<BytesMut>>) -> BytesMut {
+    let mut buffer = kept.take().unwrap_or_default();
+    if buffer.capacity() < MIN_READ_ROOM {
+        buffer.reserve(MAX_READ);
+    }
+    buffer
+}
+
+/// Replaces an empty buffer by that of the thread, unless it has room for a read.
+pub(super) fn acquire_read_buffer(buffer: &mut BytesMut) {
+    if buffer.capacity() < MIN_READ_ROOM {
+        *buffer = READ_BUFFER.with(take);
+    }
+}
+
+/// Returns a read buffer to the thread; it must be empty.
+pub(super) fn return_read_buffer(buffer: BytesMut) {
+    debug_assert!(buffer.is_empty(), "only an empty buffer may serve another connection");
+    if buffer.capacity() >= MIN_READ_ROOM {
+        READ_BUFFER.set(Some(buffer));
+    }
+}
+
+/// Copies what is left in a read buffer if it is small, and returns the buffer to the thread. A large rest keeps it, at
+/// four times its own size at most.
+pub(super) fn release_read_buffer(rest: &mut BytesMut) {
+    if rest.len() < MIN_SPLIT && rest.capacity() >= MIN_SPLIT {
+        let mut buffer = std::mem::replace(rest, BytesMut::from(&rest[..]));
+        buffer.clear();
+        return_read_buffer(buffer);
+    }
 }
 
 /// Reads a part of a body of which `remaining` bytes have not been read; `None` if unknown. If `input` already has a
@@ -141,6 +171,24 @@ mod tests {
             let room = READ_BUFFER.take().unwrap().capacity();
             assert_eq!((input.len(), room), (len, kept));
             assert!(input.capacity() <= len.max(8), "{len} keeps {}", input.capacity());
+        }
+    }
+
+    #[test]
+    fn small_rest_of_a_read_buffer_is_copied_and_the_buffer_returned() {
+        for (len, is_copied) in [(1, true), (MIN_SPLIT - 1, true), (MIN_SPLIT, false)] {
+            READ_BUFFER.take();
+            let mut rest = BytesMut::new();
+            acquire_read_buffer(&mut rest);
+            rest.extend_from_slice(&vec![b'a'; len]);
+            for _ in 0..2 {
+                release_read_buffer(&mut rest);
+                assert_eq!((rest.len(), rest.capacity() < MAX_READ), (len, is_copied));
+            }
+            assert_eq!(READ_BUFFER.take().is_some(), is_copied);
+            rest.clear();
+            return_read_buffer(rest);
+            assert_eq!(READ_BUFFER.take().is_some(), !is_copied, "a small one is not kept");
         }
     }
 

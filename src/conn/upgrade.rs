@@ -310,6 +310,10 @@ impl Io for Upgraded {
         self.io.needs_shutdown()
     }
 
+    fn is_read_pending(&self) -> bool {
+        self.read_ahead.len() == 0 && self.io.is_read_pending()
+    }
+
     fn reset_on_close(&mut self) {
         self.io.reset_on_close();
     }

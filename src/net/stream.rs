@@ -189,6 +189,15 @@ impl Io for Stream {
         is_ready(self.fd(), PollFlags::IN)
     }
 
+    fn is_read_pending(&self) -> bool {
+        // Without readiness, tokio does not call the function.
+        let is_ready = match &self.0 {
+            Kind::Tcp(s) => s.try_io(Interest::READABLE, || Ok(())),
+            Kind::Unix(s) => s.try_io(Interest::READABLE, || Ok(())),
+        };
+        is_ready.is_err()
+    }
+
     fn is_half_closed(&self) -> bool {
         if matches!(self.0, Kind::Tcp(_)) {
             return false;

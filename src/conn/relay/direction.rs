@@ -2,11 +2,12 @@
 
 use std::{
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, BytesMut};
+use tokio::{io::AsyncReadExt, task::coop};
 
 use super::MAX_READS_PER_POLL;
 use crate::{
@@ -32,7 +33,8 @@ pub(crate) trait Carrier<I>: Sized {
     ) -> Poll<io::Result<usize>>;
 }
 
-/// The bytes of one read, at most 128 KiB.
+/// The bytes of one read, at most 128 KiB. They are in the buffer of the thread until a write is pending, so that a
+/// message that is passed on at once is not copied.
 #[derive(Debug, Default)]
 pub(crate) struct ReadBuffer(BytesMut);
 
@@ -46,7 +48,12 @@ impl<I: Io> Carrier<I> for ReadBuffer {
     }
 
     fn poll_fill(&mut self, from: &mut I, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        thread_buffers::poll_read(from, cx, &mut self.0)
+        thread_buffers::acquire_read_buffer(&mut self.0);
+        let result = pin!(from.read_buf(&mut self.0)).poll(cx);
+        if self.0.is_empty() {
+            thread_buffers::return_read_buffer(std::mem::take(&mut self.0));
+        }
+        result
     }
 
     fn poll_drain(
@@ -55,11 +62,19 @@ impl<I: Io> Carrier<I> for ReadBuffer {
         scanner: Option<&mut FrameScanner>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let n = ready!(poll_write(to, &self.0, cx))?;
+        let Poll::Ready(result) = poll_write(to, &self.0, cx) else {
+            thread_buffers::release_read_buffer(&mut self.0);
+            return Poll::Pending;
+        };
+        let n = result?;
         if let Some(scanner) = scanner {
             scanner.scan(&self.0[..n]);
         }
-        self.0.advance(n);
+        if n < self.0.len() {
+            self.0.advance(n);
+        } else {
+            self.0.clear(); // for the next read, and whole, unlike after `advance`
+        }
         Poll::Ready(Ok(n))
     }
 }
@@ -80,6 +95,8 @@ pub(super) struct Direction<C> {
     pub(super) moved: u64,
     /// Whether bytes were written that may not have been flushed.
     is_unflushed: bool,
+    /// Whether the last poll has ended with a pending read, and nothing else is to be done.
+    awaits_read: bool,
     read_ended: bool,
     is_done: bool,
     /// Tracks the boundaries of the written frames, if the protocol is WebSocket.
@@ -94,6 +111,7 @@ impl<C> Default for Direction<C> {
             carrier: None,
             moved: 0,
             is_unflushed: false,
+            awaits_read: false,
             read_ended: false,
             is_done: false,
             scanner: None,
@@ -109,6 +127,11 @@ pub(super) enum Broken {
 }
 
 impl<C> Direction<C> {
+    /// Returns whether a poll by the task of the last one would make no progress.
+    pub(super) fn is_idle<I: Io>(&self, from: &I) -> bool {
+        self.awaits_read && from.is_read_pending()
+    }
+
     /// Copies bytes until no progress is possible. Ready when the direction has ended.
     pub(super) fn poll<I: Io>(
         &mut self,
@@ -119,6 +142,7 @@ impl<C> Direction<C> {
     where
         C: Carrier<I>,
     {
+        self.awaits_read = false;
         let mut reads = 0;
         while !self.is_done {
             ready!(self.poll_drain(to, cx))?;
@@ -144,6 +168,8 @@ impl<C> Direction<C> {
                         ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(Broken::To)?;
                         self.is_unflushed = false;
                     }
+                    // Without budget, tokio has woken the task in place of the registration.
+                    self.awaits_read = coop::has_budget_remaining();
                     return Poll::Pending;
                 }
                 Poll::Ready(Ok(0)) => self.read_ended = true,
@@ -193,11 +219,72 @@ impl<C> Direction<C> {
 
     /// Ends reading. A WebSocket gets a Close frame as its last frame, masked with `mask` towards the server.
     pub(super) fn close(&mut self, mask: Option<[u8; 4]>) {
+        self.awaits_read = false;
         if !self.read_ended {
             self.read_ended = true;
             if self.scanner.is_some() {
                 self.close_frame.extend(close_frame(GOING_AWAY, mask));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+    use super::*;
+
+    /// A stream with one message, whose writes are pending.
+    #[derive(Default)]
+    struct Blocked {
+        has_been_read: bool,
+    }
+
+    impl Io for Blocked {}
+
+    impl AsyncRead for Blocked {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            assert!(!std::mem::replace(&mut self.has_been_read, true), "not read again");
+            buf.put_slice(b"message");
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Blocked {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn blocked_direction_holds_its_bytes_and_not_the_buffer_of_the_thread() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let (mut from, mut to) = (Blocked::default(), Blocked::default());
+        let mut direction = Direction::<ReadBuffer>::default();
+        for _ in 0..3 {
+            assert!(direction.poll(&mut from, &mut to, &mut cx).is_pending());
+            let ReadBuffer(bytes) = direction.carrier.as_ref().unwrap();
+            assert_eq!(&bytes[..], b"message");
+            assert!(bytes.capacity() < 1024);
         }
     }
 }

@@ -134,6 +134,13 @@ impl<I: Io> Io for MaybeTls<I> {
         }
     }
 
+    fn is_read_pending(&self) -> bool {
+        match &self.0 {
+            Kind::Plain(io) => io.is_read_pending(),
+            Kind::Tls(_) => false, // it may have decrypted bytes
+        }
+    }
+
     fn is_half_closed(&self) -> bool {
         match &self.0 {
             Kind::Plain(io) => io.is_half_closed(),
