@@ -80,6 +80,10 @@ fn take(kept: &Cell<Option<BytesMut>>) -> BytesMut {
 }
 
 /// Replaces an empty buffer by that of the thread, unless it has room for a read.
+#[cfg_attr(
+    not(any(feature = "hyper", feature = "process", feature = "upstream")),
+    allow(dead_code, reason = "for tunnels")
+)]
 pub(super) fn acquire_read_buffer(buffer: &mut BytesMut) {
     if buffer.capacity() < MIN_READ_ROOM {
         *buffer = READ_BUFFER.with(take);
@@ -87,6 +91,10 @@ pub(super) fn acquire_read_buffer(buffer: &mut BytesMut) {
 }
 
 /// Returns a read buffer to the thread; it must be empty.
+#[cfg_attr(
+    not(any(feature = "hyper", feature = "process", feature = "upstream")),
+    allow(dead_code, reason = "for tunnels")
+)]
 pub(super) fn return_read_buffer(buffer: BytesMut) {
     debug_assert!(buffer.is_empty(), "only an empty buffer may serve another connection");
     if buffer.capacity() >= MIN_READ_ROOM {
@@ -96,6 +104,10 @@ pub(super) fn return_read_buffer(buffer: BytesMut) {
 
 /// Copies what is left in a read buffer if it is small, and returns the buffer to the thread. A large rest keeps it, at
 /// four times its own size at most.
+#[cfg_attr(
+    not(any(feature = "hyper", feature = "process", feature = "upstream")),
+    allow(dead_code, reason = "for tunnels")
+)]
 pub(super) fn release_read_buffer(rest: &mut BytesMut) {
     if rest.len() < MIN_SPLIT && rest.capacity() >= MIN_SPLIT {
         let mut buffer = std::mem::replace(rest, BytesMut::from(&rest[..]));
