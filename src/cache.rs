@@ -130,6 +130,7 @@ mod respond;
 mod service;
 mod shared;
 mod stats;
+mod status_values;
 mod store;
 mod sweep;
 

@@ -12,6 +12,7 @@ use super::{
     marks::Marks,
     memory::{self, MemoryStore},
     shared::Shared,
+    status_values::StatusValues,
     store::Store,
 };
 use crate::{
@@ -146,7 +147,7 @@ impl CacheBuilder {
 
     /// Adds a `Cache-Status` field (RFC 9211) to responses, with this name for the cache. Off by default.
     pub fn cache_status(mut self, name: impl Into<String>) -> Self {
-        self.options.name = Some(name.into());
+        self.options.status = Some(StatusValues::new(name.into()));
         self
     }
 

@@ -215,7 +215,7 @@ async fn follow(
     Ok(response.map(|mut response| {
         shared.counters.collapsed.add();
         let status = CacheStatus { collapsed: true, ..CacheStatus::forwarded(fetch.reason) };
-        shared.add_status(&mut response, status);
+        shared.add_status(response.headers_mut(), status);
         response
     }))
 }
@@ -351,7 +351,7 @@ impl HeadFetch {
             }));
             shared.flights.write(|| shared.store.replace(&key, &stale, &replacement));
         }
-        shared.add_status(&mut response, CacheStatus::forwarded(reason));
+        shared.add_status(response.headers_mut(), CacheStatus::forwarded(reason));
         response
     }
 }

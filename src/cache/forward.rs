@@ -54,12 +54,13 @@ impl<S: HttpService> Future for Forward<S> {
         let shared = &*this.shared;
         Poll::Ready(match this.then.take().expect("not polled after completion") {
             Then::Pass(reason) => result.map(|mut response| {
-                shared.add_status(&mut response, CacheStatus::forwarded(reason));
+                shared.add_status(response.headers_mut(), CacheStatus::forwarded(reason));
                 response
             }),
             Then::Invalidate(target) => result.map(|mut response| {
                 target.invalidate(shared, &response);
-                shared.add_status(&mut response, CacheStatus::forwarded(Forwarded::Method));
+                shared
+                    .add_status(response.headers_mut(), CacheStatus::forwarded(Forwarded::Method));
                 response
             }),
             Then::UpdateHead(fetch) => result.map(|response| fetch.finish(shared, response)),

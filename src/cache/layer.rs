@@ -7,6 +7,7 @@ use tower_layer::Layer;
 
 use super::{
     builder::CacheBuilder, handle::CacheHandle, key::QueryKey, service::Cache, shared::Shared,
+    status_values::StatusValues,
 };
 use crate::{
     Body,
@@ -51,7 +52,8 @@ pub(super) struct Options {
     pub(super) lifetimes: Lifetimes,
     pub(super) set_cookie: SetCookie,
     pub(super) query: QueryKey,
-    pub(super) name: Option<String>,
+    /// The values of `Cache-Status`, if the cache has a name.
+    pub(super) status: Option<StatusValues>,
     pub(super) max_fetches: usize,
     pub(super) max_followers: usize,
     pub(super) max_refreshes: usize,
@@ -106,7 +108,7 @@ impl Default for Options {
             lifetimes: Lifetimes::default(),
             set_cookie: SetCookie::default(),
             query: QueryKey::default(),
-            name: None,
+            status: None,
             max_fetches: MAX_FETCHES,
             max_followers: MAX_FOLLOWERS,
             max_refreshes: MAX_REFRESHES,

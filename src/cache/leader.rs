@@ -176,7 +176,7 @@ impl Lead {
             forwarded_status: status.map(|status| status.as_u16()),
             ..hit_status(stale, context.now)
         };
-        shared.add_status(&mut response, status);
+        shared.add_status(response.headers_mut(), status);
         Some(response)
     }
 
@@ -225,7 +225,7 @@ impl Lead {
             stored,
             ..CacheStatus::forwarded(self.reason)
         };
-        shared.add_status(&mut answer, status);
+        shared.add_status(answer.headers_mut(), status);
         answer
     }
 
@@ -238,7 +238,7 @@ impl Lead {
                 shared.counters.not_stored.add();
                 self.refuse(shared, response.status(), reason);
                 let mut response = respond::of_response(self.context(shared), response);
-                shared.add_status(&mut response, status);
+                shared.add_status(response.headers_mut(), status);
                 return response;
             }
         };
@@ -247,12 +247,12 @@ impl Lead {
         let Some(leader) = entry.into_leader(shared, &key) else {
             shared.counters.uncollapsed.add();
             let mut response = respond::of_response(context, response);
-            shared.add_status(&mut response, status);
+            shared.add_status(response.headers_mut(), status);
             return response;
         };
         let (mut answer, is_stored) = pump::store(shared, cx, context, head, response, leader);
         status.stored = is_stored;
-        shared.add_status(&mut answer, status);
+        shared.add_status(answer.headers_mut(), status);
         answer
     }
 

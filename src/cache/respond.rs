@@ -60,9 +60,7 @@ pub(super) fn of_hit(shared: &Shared, context: RequestContext<'_>, object: &Obje
     let make = || {
         let mut headers = object.headers.clone();
         headers.insert(header::AGE, HeaderValue::from(age.as_secs()));
-        if let Some(name) = &shared.options.name {
-            status.append(name, &mut headers);
-        }
+        shared.add_status(&mut headers, status);
         headers
     };
     let headers = object.hit_fields.get((age.as_secs(), status.ttl.unwrap_or_default()), make);

@@ -28,9 +28,12 @@ use super::{
     store::{Found, Lookup, Store},
 };
 use crate::{
-    Budget, Response,
+    Budget,
     net::Drain,
-    semantics::cache::{RequestControl, status::CacheStatus},
+    semantics::cache::{
+        RequestControl,
+        status::{CACHE_STATUS, CacheStatus},
+    },
 };
 
 /// The maximum number of hit-for-miss keys, 16,384. Beyond it, the least used ones are forgotten.
@@ -167,10 +170,11 @@ impl Shared {
         self.hit_for_miss.remove(key);
     }
 
-    /// Adds `Cache-Status` to a response, if the cache has a name.
-    pub(super) fn add_status(&self, response: &mut Response, status: CacheStatus) {
-        if let Some(name) = &self.options.name {
-            status.append(name, response.headers_mut());
+    /// Adds `Cache-Status` to the fields of a response, if the cache has a name.
+    pub(super) fn add_status(&self, headers: &mut HeaderMap, status: CacheStatus) {
+        let value = self.options.status.as_ref().and_then(|values| values.value(status));
+        if let Some(value) = value {
+            headers.append(CACHE_STATUS, value);
         }
     }
 

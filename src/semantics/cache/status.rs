@@ -26,6 +26,11 @@ pub enum Forwarded {
 }
 
 impl Forwarded {
+    /// All reasons, in the order of their declaration.
+    #[cfg_attr(not(feature = "cache"), expect(dead_code, reason = "for caches"))]
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Bypass, Self::Method, Self::UriMiss, Self::VaryMiss, Self::Request, Self::Stale];
+
     const fn token(self) -> &'static str {
         match self {
             Self::Bypass => "bypass",
@@ -112,9 +117,14 @@ impl CacheStatus {
         text
     }
 
+    /// Returns the member as a value of the field; `None` if it is none.
+    pub(crate) fn to_value(self, name: &str) -> Option<HeaderValue> {
+        HeaderValue::try_from(self.to_text(name)).ok()
+    }
+
     /// Appends the member to the field of a response, after those of caches closer to the origin.
     pub fn append(&self, name: &str, headers: &mut HeaderMap) {
-        if let Ok(value) = HeaderValue::try_from(self.to_text(name)) {
+        if let Some(value) = self.to_value(name) {
             headers.append(CACHE_STATUS, value);
         }
     }
