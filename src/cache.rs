@@ -126,6 +126,7 @@ mod object;
 mod pool;
 mod pump;
 mod purge;
+mod request_fields;
 mod respond;
 mod service;
 mod shared;

@@ -24,7 +24,7 @@ impl Clock {
     }
 
     /// Returns the time of the wall clock, for comparison with dates of other machines.
-    pub(super) fn date(&self) -> HttpDate {
+    pub(super) fn date() -> HttpDate {
         HttpDate::from(SystemTime::now())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, Method, Request, StatusCode, header, request};
+use http::{HeaderMap, Method, Request, StatusCode, request};
 use tokio::time::{Instant, error::Elapsed, timeout_at};
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
     key::Key,
     leader::{self, Entry},
     object::Object,
+    request_fields::RequestFields,
     respond::{self, RequestContext},
     service::ResponseFuture,
     shared::Shared,
@@ -22,14 +23,11 @@ use crate::{
     Body, HttpService, Response,
     error::{BoxError, Chain},
     peer::Deadline,
-    semantics::{
-        cache::{
-            NoVarySearch, RequestControl, Reuse,
-            status::{CacheStatus, Forwarded},
-            update::{self, HeadUpdate},
-            vary::Vary,
-        },
-        conditional,
+    semantics::cache::{
+        NoVarySearch, RequestControl, Reuse,
+        status::{CacheStatus, Forwarded},
+        update::{self, HeadUpdate},
+        vary::Vary,
     },
 };
 
@@ -37,11 +35,14 @@ use crate::{
 pub(super) struct Fetch {
     /// The request, which has no content.
     pub(super) parts: request::Parts,
+    pub(super) fields: RequestFields,
     /// The directives of the request that are obeyed.
     pub(super) control: RequestControl,
     pub(super) key: Key,
     pub(super) stale: Option<Arc<Object>>,
     pub(super) reason: Forwarded,
+    /// The time after the lookup, or after the last wait.
+    pub(super) now: Duration,
     /// The number of [changes](super::flight::Flights::changes) before the lookup.
     pub(super) changes: u64,
 }
@@ -51,13 +52,21 @@ impl Fetch {
         &self.parts.headers
     }
 
-    fn context(&self, shared: &Shared) -> RequestContext<'_> {
+    fn context(&self) -> RequestContext<'_> {
+        let Self { parts, fields, now, .. } = self;
         RequestContext {
-            method: &self.parts.method,
-            headers: &self.parts.headers,
-            now: shared.clock.now(),
-            date: shared.clock.date(),
+            method: &parts.method,
+            headers: &parts.headers,
+            fields: *fields,
+            now: *now,
         }
+    }
+
+    /// Repeats the lookup of a key after a wait. Returns the stored response.
+    async fn lookup(&mut self, shared: &Shared, key: Option<&Key>) -> Option<Arc<Object>> {
+        let found = shared.lookup(key.unwrap_or(&self.key), self.headers()).await;
+        self.now = shared.clock.now();
+        found.object
     }
 
     /// Returns the request as the client sent it.
@@ -71,12 +80,12 @@ impl Fetch {
         shared.options.collapses
             && self.reason != Forwarded::Request
             && !self.control.no_store
-            && !self.headers().contains_key(header::AUTHORIZATION)
+            && !self.fields.has(RequestFields::AUTHORIZATION)
     }
 }
 
 /// Forwards a request, or follows the fetch of another one.
-pub(super) fn fetch<S>(shared: &Arc<Shared>, inner: &S, fetch: Fetch) -> ResponseFuture<S>
+pub(super) fn fetch<S>(shared: &Arc<Shared>, inner: &S, mut fetch: Fetch) -> ResponseFuture<S>
 where
     S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -87,7 +96,7 @@ where
     {
         let (shared, inner) = (shared.clone(), inner.clone());
         return ResponseFuture::boxed(async move {
-            match stored_for_another_query(&shared, &fetch, &other).await {
+            match stored_for_another_query(&shared, &mut fetch, &other).await {
                 Some(response) => Ok(response),
                 None => fetch_this_query(&shared, &inner, fetch).await,
             }
@@ -110,7 +119,7 @@ where
         shared.counters.misses.add();
         return ResponseFuture::forward(forward_head(shared, inner, fetch));
     }
-    let is_part = fetch.headers().contains_key(header::RANGE) && !shared.options.fills_ranges;
+    let is_part = fetch.fields.has(RequestFields::RANGE) && !shared.options.fills_ranges;
     if is_part && fetch.stale.is_none() {
         shared.counters.misses.add();
         return ResponseFuture::forward(forward(shared, inner, fetch));
@@ -139,8 +148,9 @@ where
 
 /// Returns the role of a request for the whole response.
 fn enter(shared: &Shared, fetch: &Fetch, is_joinable: bool) -> Role {
-    let is_hit_for_miss = shared.is_hit_for_miss(&fetch.key);
-    if is_hit_for_miss && fetch.stale.is_none() && conditional::is_conditional(fetch.headers()) {
+    let is_hit_for_miss = shared.is_hit_for_miss(&fetch.key, fetch.now);
+    let is_conditional = fetch.fields.has(RequestFields::CONDITION);
+    if is_hit_for_miss && fetch.stale.is_none() && is_conditional {
         // The origin probably answers with a 304, which cannot be stored without a stored response.
         return Role::Unstored;
     }
@@ -173,7 +183,7 @@ where
             Role::Single(invalidations) => Some(Entry::Late(invalidations)),
             Role::Lead(leader) => Some(Entry::Leader(leader)),
             Role::Follow(follower) => {
-                match follow(&shared, &fetch, follower, deadline).await {
+                match follow(&shared, &mut fetch, follower, deadline).await {
                     Ok(Some(response)) => return Ok(response),
                     Ok(None) => {}
                     Err(_elapsed) => is_joinable = false,
@@ -197,7 +207,7 @@ where
 /// If the head of the response has not arrived by the deadline.
 async fn follow(
     shared: &Shared,
-    fetch: &Fetch,
+    fetch: &mut Fetch,
     follower: Follower,
     deadline: Option<Instant>,
 ) -> Result<Option<Response>, Elapsed> {
@@ -205,10 +215,11 @@ async fn follow(
         Some(deadline) => timeout_at(deadline, follower.wait()).await?,
         None => follower.wait().await,
     };
+    fetch.now = shared.clock.now();
     let response = match phase {
-        Phase::Filling(fill) => follow_fill(shared, fetch, &fill),
+        Phase::Filling(fill) => follow_fill(fetch, &fill),
         Phase::Ready(object) if object.matches(fetch.headers()) => {
-            Some(respond::of_object(fetch.context(shared), &object))
+            Some(respond::of_object(fetch.context(), &object))
         }
         Phase::Ready(_) | Phase::Waiting | Phase::Released => None,
     };
@@ -257,19 +268,23 @@ where
 async fn is_still_stored(shared: &Shared, fetch: &mut Fetch) -> bool {
     let revision = |object: &Option<Arc<Object>>| object.as_ref().map(|object| object.revision);
     let before = revision(&fetch.stale);
-    fetch.stale = shared.lookup(&fetch.key, fetch.headers()).await.object;
+    fetch.stale = fetch.lookup(shared, None).await;
     fetch.stale.is_some() && revision(&fetch.stale) == before
 }
 
 /// Repeats the lookup, and returns the response if it is fresh. Otherwise it becomes the stale response of the request.
 async fn stored_since_lookup(shared: &Shared, fetch: &mut Fetch) -> Option<Response> {
-    fetch.stale = shared.lookup(&fetch.key, fetch.headers()).await.object;
+    fetch.stale = fetch.lookup(shared, None).await;
     fresh_response(shared, fetch, fetch.stale.as_ref()?)
 }
 
 /// Returns the stored response to an equivalent query (`No-Vary-Search`), if it is fresh.
-async fn stored_for_another_query(shared: &Shared, fetch: &Fetch, other: &Key) -> Option<Response> {
-    let object = shared.lookup(other, fetch.headers()).await.object?;
+async fn stored_for_another_query(
+    shared: &Shared,
+    fetch: &mut Fetch,
+    other: &Key,
+) -> Option<Response> {
+    let object = fetch.lookup(shared, Some(other)).await?;
     let rule = NoVarySearch::of(&object.headers)?;
     let is_same = aliases::is_same(&rule, other, &fetch.key);
     is_same.then(|| fresh_response(shared, fetch, &object)).flatten()
@@ -277,7 +292,7 @@ async fn stored_for_another_query(shared: &Shared, fetch: &Fetch, other: &Key) -
 
 /// Returns the response of a stored object, if it is fresh.
 fn fresh_response(shared: &Shared, fetch: &Fetch, object: &Object) -> Option<Response> {
-    let context = fetch.context(shared);
+    let context = fetch.context();
     if object.freshness.reuse(&fetch.control, context.now) != Reuse::Fresh {
         return None;
     }
@@ -287,11 +302,11 @@ fn fresh_response(shared: &Shared, fetch: &Fetch, object: &Object) -> Option<Res
 
 /// Returns the response of another request's fetch, if the request selects this variant and the beginning of the content is
 /// still in memory.
-fn follow_fill(shared: &Shared, fetch: &Fetch, fill: &Arc<Fill>) -> Option<Response> {
+fn follow_fill(fetch: &Fetch, fill: &Arc<Fill>) -> Option<Response> {
     if !fill.head.matches(fetch.headers()) {
         return None;
     }
-    let context = fetch.context(shared);
+    let context = fetch.context();
     respond::of_fill(context, fill, respond::shared_headers(fill, context.now))
 }
 
@@ -319,7 +334,7 @@ where
     S: HttpService + Clone,
 {
     let Some(stale) = fetch.stale.take() else { return forward(shared, inner, fetch) };
-    let (key, reason, requested) = (fetch.key.clone(), fetch.reason, shared.clock.now());
+    let (key, reason, requested) = (fetch.key.clone(), fetch.reason, fetch.now);
     let then = Then::UpdateHead(Box::new(HeadFetch { key, stale, reason, requested }));
     Forward::new(shared, inner, fetch.into_request(), then)
 }

@@ -5,6 +5,7 @@ use std::{sync::Arc, task::Context, time::Duration};
 use http::{HeaderMap, Method, Request, StatusCode, header};
 
 use super::{
+    clock::Clock,
     fetch::Fetch,
     fill::Head,
     flight::Leader,
@@ -12,6 +13,7 @@ use super::{
     key::Key,
     object::{Object, announced_len},
     pump,
+    request_fields::RequestFields,
     respond::{self, RequestContext},
     service::hit_status,
     shared::Shared,
@@ -35,10 +37,10 @@ pub(super) fn forward<S>(shared: &Arc<Shared>, inner: &S, fetch: Fetch, entry: E
 where
     S: HttpService + Clone,
 {
-    let Fetch { parts, control, key, stale, reason, .. } = fetch;
+    let Fetch { parts, fields, control, key, stale, reason, now, .. } = fetch;
     let headers = parts.headers.clone();
     let mut request = Request::from_parts(parts, Body::empty());
-    let change = prepare(request.headers_mut(), stale.as_deref());
+    let change = prepare(request.headers_mut(), fields, stale.as_deref());
     let lead = Lead {
         key,
         stale,
@@ -46,8 +48,9 @@ where
         control,
         sent: change.alters_conditions.then(|| request.headers().clone()),
         headers,
+        fields,
         is_validation: change.is_validation,
-        requested: shared.clock.now(),
+        requested: now,
         entry,
     };
     Forward::new(shared, inner, request, Then::Store(Box::new(lead)))
@@ -62,23 +65,24 @@ struct Prepared {
 }
 
 /// Changes the fields of a request so that the whole response is requested, with the validators of the stored one.
-fn prepare(headers: &mut HeaderMap, stale: Option<&Object>) -> Prepared {
-    let len = headers.len();
+fn prepare(headers: &mut HeaderMap, fields: RequestFields, stale: Option<&Object>) -> Prepared {
+    let has_conditions = fields.has(RequestFields::CONDITION | RequestFields::RANGE);
     let is_validation = match stale {
         Some(stale) => update::add_conditions(headers, &stale.headers),
         None => {
-            update::remove_conditions(headers);
+            if has_conditions {
+                update::remove_conditions(headers);
+            }
             false
         }
     };
-    let alters_conditions = stale.is_some() || headers.len() != len;
-    if headers.contains_key(header::ACCEPT_ENCODING) {
+    if fields.has(RequestFields::ACCEPT_ENCODING) {
         match normalize_accept_encoding(headers) {
             Some(value) => drop(headers.insert(header::ACCEPT_ENCODING, value)),
             None => drop(headers.remove(header::ACCEPT_ENCODING)),
         }
     }
-    Prepared { alters_conditions, is_validation }
+    Prepared { alters_conditions: stale.is_some() || has_conditions, is_validation }
 }
 
 /// A request that was forwarded, and whose response may be stored.
@@ -89,6 +93,7 @@ pub(super) struct Lead {
     control: RequestControl,
     /// The fields of the client's request.
     headers: HeaderMap,
+    fields: RequestFields,
     /// The fields that the origin has received, if other conditions than the client's are among them.
     sent: Option<HeaderMap>,
     is_validation: bool,
@@ -125,24 +130,25 @@ impl Lead {
         cx: &mut Context<'_>,
         result: Result<Response, BoxError>,
     ) -> Result<Response, BoxError> {
+        let now = shared.clock.now();
         let response = match result {
             Ok(response) => response,
-            Err(error) => return self.unreachable_origin(shared, None).ok_or(error),
+            Err(error) => return self.unreachable_origin(shared, now, None).ok_or(error),
         };
         if self.is_validation
             && response.status() == StatusCode::NOT_MODIFIED
             && let Some(stale) = self.stale.clone()
         {
-            return Ok(self.validated(shared, &stale, &response));
+            return Ok(self.validated(shared, now, &stale, &response));
         }
-        if let Some(stale) = self.unreachable_origin(shared, Some(response.status())) {
+        if let Some(stale) = self.unreachable_origin(shared, now, Some(response.status())) {
             return Ok(stale);
         }
-        Ok(self.received(shared, cx, response))
+        Ok(self.received(shared, now, cx, response))
     }
 
-    fn context(&self, shared: &Shared) -> RequestContext<'_> {
-        context(shared, &self.headers)
+    fn context(&self, now: Duration) -> RequestContext<'_> {
+        RequestContext { method: &Method::GET, headers: &self.headers, fields: self.fields, now }
     }
 
     /// Returns the fields that select the variant: those that the origin has received.
@@ -152,9 +158,14 @@ impl Lead {
     }
 
     /// Returns the stale response, if it may be used instead of an error of the service (no `status`) or of this status.
-    fn unreachable_origin(&self, shared: &Shared, status: Option<StatusCode>) -> Option<Response> {
+    fn unreachable_origin(
+        &self,
+        shared: &Shared,
+        now: Duration,
+        status: Option<StatusCode>,
+    ) -> Option<Response> {
         let stale = self.stale.as_ref()?;
-        let context = self.context(shared);
+        let context = self.context(now);
         let is_unreachable =
             matches!(status, None | Some(StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT));
         // RFC 5861 section 4.
@@ -181,7 +192,13 @@ impl Lead {
     }
 
     /// Handles a 304: updates the stored response, and answers the request with it.
-    fn validated(self, shared: &Shared, stale: &Arc<Object>, response: &Response) -> Response {
+    fn validated(
+        self,
+        shared: &Shared,
+        now: Duration,
+        stale: &Arc<Object>,
+        response: &Response,
+    ) -> Response {
         shared.counters.validated.add();
         let mut object = updated(shared, stale, response.headers(), self.requested);
         // It is stored only if it was not invalidated since the request was sent.
@@ -212,7 +229,7 @@ impl Lead {
             shared.flights.write(|| shared.store.remove(&self.key, stale));
         }
         let object = Arc::new(object);
-        let context = self.context(shared);
+        let context = self.context(now);
         let mut headers = respond::headers(&object, context.now);
         update::add_fields_of_client(&mut headers, response.headers(), &control);
         let mut answer = respond::of_object_with(context, &object, headers);
@@ -230,20 +247,26 @@ impl Lead {
     }
 
     /// Handles any other response.
-    fn received(self, shared: &Arc<Shared>, cx: &mut Context<'_>, response: Response) -> Response {
+    fn received(
+        self,
+        shared: &Arc<Shared>,
+        now: Duration,
+        cx: &mut Context<'_>,
+        response: Response,
+    ) -> Response {
         let mut status = CacheStatus::forwarded(self.reason);
-        let head = match self.head(shared, &response) {
+        let head = match self.head(shared, now, &response) {
             Ok(head) => head,
             Err(reason) => {
                 shared.counters.not_stored.add();
-                self.refuse(shared, response.status(), reason);
-                let mut response = respond::of_response(self.context(shared), response);
+                self.refuse(shared, now, response.status(), reason);
+                let mut response = respond::of_response(self.context(now), response);
                 shared.add_status(response.headers_mut(), status);
                 return response;
             }
         };
-        let Self { key, headers, entry, .. } = self;
-        let context = context(shared, &headers);
+        let Self { key, headers, fields, entry, .. } = self;
+        let context = RequestContext { method: &Method::GET, headers: &headers, fields, now };
         let Some(leader) = entry.into_leader(shared, &key) else {
             shared.counters.uncollapsed.add();
             let mut response = respond::of_response(context, response);
@@ -257,7 +280,12 @@ impl Lead {
     }
 
     /// Returns the head of a response to store, or the reason not to store it.
-    fn head(&self, shared: &Shared, response: &Response) -> Result<Head, Refusal> {
+    fn head(
+        &self,
+        shared: &Shared,
+        received: Duration,
+        response: &Response,
+    ) -> Result<Head, Refusal> {
         let control = ResponseControl::of(response.headers());
         let exchange = Exchange {
             method: &Method::GET,
@@ -269,7 +297,7 @@ impl Lead {
         };
         let storable = storable(&exchange, shared.options.set_cookie)
             .map_err(|reason| self.refusal(reason))?;
-        let (received, date) = (shared.clock.now(), shared.clock.date());
+        let date = Clock::date();
         let times = Received { requested: self.requested, received, date };
         let lifetimes = &shared.options.lifetimes;
         let freshness =
@@ -302,10 +330,10 @@ impl Lead {
     }
 
     /// Notes that a response is not stored.
-    fn refuse(&self, shared: &Shared, status: StatusCode, reason: Refusal) {
+    fn refuse(&self, shared: &Shared, now: Duration, status: StatusCode, reason: Refusal) {
         // After a failure of the origin, waiting requests are forwarded one after another.
         if reason == Refusal::OfResponse && !status.is_server_error() {
-            shared.set_hit_for_miss(&self.key);
+            shared.set_hit_for_miss(&self.key, now);
         }
         // The response shows that the stored one is outdated.
         if !status.is_server_error()
@@ -316,15 +344,6 @@ impl Lead {
     }
 }
 
-fn context<'a>(shared: &Shared, headers: &'a HeaderMap) -> RequestContext<'a> {
-    RequestContext {
-        method: &Method::GET,
-        headers,
-        now: shared.clock.now(),
-        date: shared.clock.date(),
-    }
-}
-
 /// Returns a stored object with the fields of a newer response to the same request (RFC 9111 section 3.2).
 pub(super) fn updated(
     shared: &Shared,
@@ -332,7 +351,7 @@ pub(super) fn updated(
     new: &HeaderMap,
     requested: Duration,
 ) -> Object {
-    let (now, date) = (shared.clock.now(), shared.clock.date());
+    let (now, date) = (shared.clock.now(), Clock::date());
     let mut object = stored.clone();
     let mut new = new.clone();
     crate::semantics::hop::strip(&mut new);

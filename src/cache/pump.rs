@@ -256,7 +256,7 @@ impl Pump {
     /// Stops storing the content. Present readers continue, and new requests do not follow.
     fn stop_storing(&mut self) {
         if let Some(leader) = self.leader.take() {
-            self.shared.set_hit_for_miss(leader.key());
+            self.shared.set_hit_for_miss(leader.key(), self.shared.clock.now());
             leader.release();
         }
         self.lease = None;

@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
-use super::{fill::Fill, object::Object, service::hit_status, shared::Shared};
+use super::{
+    clock::Clock, fill::Fill, object::Object, request_fields::RequestFields, service::hit_status,
+    shared::Shared,
+};
 use crate::{
     Body, Response,
     semantics::{
@@ -12,7 +15,6 @@ use crate::{
             Freshness,
             select::{self, Selected, select},
         },
-        date::HttpDate,
         range::{self, Part},
     },
 };
@@ -22,10 +24,20 @@ use crate::{
 pub(super) struct RequestContext<'a> {
     pub(super) method: &'a Method,
     pub(super) headers: &'a HeaderMap,
+    /// Those among `headers` that matter.
+    pub(super) fields: RequestFields,
     /// The time of the cache.
     pub(super) now: Duration,
-    /// The time of the wall clock.
-    pub(super) date: HttpDate,
+}
+
+impl RequestContext<'_> {
+    /// Evaluates the conditions and the range of the request. Most requests have neither, and spare the wall clock.
+    fn select(&self, status: StatusCode, stored: &HeaderMap, len: Option<u64>) -> Selected {
+        if !self.fields.has(RequestFields::CONDITION | RequestFields::RANGE) {
+            return Selected::Whole;
+        }
+        select(self.method, self.headers, status, stored, len, Clock::date())
+    }
 }
 
 /// Returns the response of a stored object.
@@ -82,8 +94,7 @@ pub(super) fn of_fill(
 
 /// Evaluates the conditions of a request for a response that is not stored. The origin did not receive them.
 pub(super) fn of_response(context: RequestContext<'_>, response: Response) -> Response {
-    let RequestContext { method, headers, date, .. } = context;
-    let selected = select(method, headers, response.status(), response.headers(), None, date);
+    let selected = context.select(response.status(), response.headers(), None);
     if selected != Selected::NotModified {
         return response;
     }
@@ -113,8 +124,7 @@ fn respond(
     len: Option<u64>,
     content: impl FnOnce(Option<(u64, u64)>) -> Option<Body>,
 ) -> Option<Response> {
-    let RequestContext { method, headers: request, date, .. } = context;
-    let (status, body) = match select(method, request, status, &headers, len, date) {
+    let (status, body) = match context.select(status, &headers, len) {
         Selected::NotModified => {
             select::retain_not_modified_fields(&mut headers);
             (StatusCode::NOT_MODIFIED, Body::empty())
@@ -133,7 +143,7 @@ fn respond(
         }
         // RFC 9110 section 14.2 permits to ignore several ranges.
         Selected::Whole | Selected::Part(Part::Whole | Part::Several(_)) => {
-            if *method == Method::HEAD {
+            if *context.method == Method::HEAD {
                 if let Some(len) = len {
                     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
                 }

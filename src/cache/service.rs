@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, Request, StatusCode, header};
+use http::{HeaderMap, Method, Request, StatusCode};
 use http_body::Body as _;
 use pin_project::pin_project;
 use tower_service::Service;
@@ -20,7 +20,8 @@ use super::{
     forward::Forward,
     key::Key,
     object::Object,
-    respond,
+    request_fields::RequestFields,
+    respond::{self, RequestContext},
     shared::Shared,
     store::{Found, Lookup},
 };
@@ -32,7 +33,6 @@ use crate::{
     semantics::{
         cache::{
             RequestControl, Reuse,
-            select::needs_origin,
             status::{CacheStatus, Forwarded},
         },
         problem::{self, Format},
@@ -71,18 +71,20 @@ where
     fn call(&mut self, request: Request<B>) -> ResponseFuture<S> {
         let request = request.map(Body::new);
         let Self { shared, inner } = self;
-        let Some(key) = handled_key(shared, &request) else {
+        let Some((key, fields)) = handled_key(shared, &request) else {
             shared.counters.bypassed.add();
             return ResponseFuture::forward(bypass::bypass(shared, inner, request));
         };
         let changes = shared.flights.changes();
         match shared.get(&key, request.headers()) {
-            Lookup::Ready(found) => answer_or_forward(shared, inner, request, key, found, changes),
+            Lookup::Ready(found) => {
+                answer_or_forward(shared, inner, request, fields, key, found, changes)
+            }
             Lookup::Pending(found) => {
                 let (shared, inner) = (shared.clone(), inner.clone());
                 ResponseFuture::boxed(async move {
                     let found = found.await;
-                    answer_or_forward(&shared, &inner, request, key, found, changes).await
+                    answer_or_forward(&shared, &inner, request, fields, key, found, changes).await
                 })
             }
         }
@@ -94,6 +96,7 @@ fn answer_or_forward<S>(
     shared: &Arc<Shared>,
     inner: &S,
     request: Request<Body>,
+    fields: RequestFields,
     key: Key,
     found: Found,
     changes: u64,
@@ -102,10 +105,13 @@ where
     S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
-    let control = shared.control(request.headers());
-    let decision = decide(shared, &request, control, found);
     let (parts, _) = request.into_parts();
-    let fetch = |parts, stale, reason| Fetch { parts, control, key, stale, reason, changes };
+    let control = shared.control(&parts.headers, fields);
+    let now = shared.clock.now();
+    let context = RequestContext { method: &parts.method, headers: &parts.headers, fields, now };
+    let decision = decide(shared, context, control, found);
+    let fetch =
+        |parts, stale, reason| Fetch { parts, fields, control, key, stale, reason, now, changes };
     match decision {
         Decision::Answer(response) => {
             head_pool::release(parts);
@@ -135,31 +141,31 @@ enum Decision {
 /// the origin can evaluate, with one host and a path that has a normal form.
 ///
 /// A request with content is forwarded, since a hit would leave its content unread on the connection.
-fn handled_key(shared: &Shared, request: &Request<Body>) -> Option<Key> {
-    let is_handled = matches!(*request.method(), Method::GET | Method::HEAD)
-        && request.body().is_end_stream()
-        && !request.headers().contains_key(header::UPGRADE)
-        && !needs_origin(request.headers())
-        && !shared.options.bypass_if.as_ref().is_some_and(|bypasses| bypasses(request));
-    if is_handled { Key::of(request, &shared.options.query) } else { None }
+fn handled_key(shared: &Shared, request: &Request<Body>) -> Option<(Key, RequestFields)> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) || !request.body().is_end_stream() {
+        return None;
+    }
+    let fields = RequestFields::of(request.headers());
+    let bypasses = fields.has(RequestFields::UPGRADE | RequestFields::CONDITION_OF_ORIGIN)
+        || shared.options.bypass_if.as_ref().is_some_and(|bypasses| bypasses(request));
+    if bypasses { None } else { Some((Key::of(request, &shared.options.query)?, fields)) }
 }
 
 /// Decides how to handle a request, given the stored response.
 fn decide(
     shared: &Shared,
-    request: &Request<Body>,
+    context: RequestContext<'_>,
     control: RequestControl,
     found: Found,
 ) -> Decision {
     let Found { object, has_others } = found;
     let Some(object) = object else {
         if control.only_if_cached {
-            return Decision::Answer(not_cached(request));
+            return Decision::Answer(not_cached(context.headers));
         }
         let reason = if has_others { Forwarded::VaryMiss } else { Forwarded::UriMiss };
         return Decision::Forward(None, reason);
     };
-    let context = shared.context(request);
     let now = context.now;
     let answer = |object: &Object| respond::of_hit(shared, context, object);
     match object.freshness.reuse(&control, now) {
@@ -179,7 +185,7 @@ fn decide(
             shared.counters.stale_hits.add();
             Decision::Refresh(answer(&object), object, Forwarded::Stale)
         }
-        Reuse::Validate if control.only_if_cached => Decision::Answer(not_cached(request)),
+        Reuse::Validate if control.only_if_cached => Decision::Answer(not_cached(context.headers)),
         Reuse::Validate => {
             let is_fresh = !object.freshness.remaining(now).is_zero();
             let reason = if is_fresh { Forwarded::Request } else { Forwarded::Stale };
@@ -218,8 +224,8 @@ pub(super) fn hit_status(object: &Object, now: Duration) -> CacheStatus {
 
 /// Returns the 504 that `only-if-cached` requires (RFC 9111 section 5.2.1.7). Without `Cache-Status`, which is for
 /// responses of the origin and those that are based on a stored one (RFC 9211 section 2).
-fn not_cached(request: &Request<Body>) -> Response {
-    problem::response(StatusCode::GATEWAY_TIMEOUT, None, Format::of(request.headers()))
+fn not_cached(request: &HeaderMap) -> Response {
+    problem::response(StatusCode::GATEWAY_TIMEOUT, None, Format::of(request))
 }
 
 /// The future of [`Cache`].

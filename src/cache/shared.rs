@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, Request};
+use http::HeaderMap;
 use quick_cache::{UnitWeighter, sync};
 use tokio::{runtime::Handle, sync::watch};
 
@@ -23,7 +23,7 @@ use super::{
     key::{Key, KeyHasher},
     layer::Options,
     marks::Marks,
-    respond::RequestContext,
+    request_fields::RequestFields,
     stats::Counters,
     store::{Found, Lookup, Store},
 };
@@ -96,17 +96,11 @@ impl Shared {
         }
     }
 
-    pub(super) fn context<'a, B>(&self, request: &'a Request<B>) -> RequestContext<'a> {
-        RequestContext {
-            method: request.method(),
-            headers: request.headers(),
-            now: self.clock.now(),
-            date: self.clock.date(),
-        }
-    }
-
     /// Returns the directives of a request that are obeyed.
-    pub(super) fn control(&self, headers: &HeaderMap) -> RequestControl {
+    pub(super) fn control(&self, headers: &HeaderMap, fields: RequestFields) -> RequestControl {
+        if !fields.has(RequestFields::CONTROL) {
+            return RequestControl::default();
+        }
         let control = RequestControl::of(headers);
         if self.options.obeys_requests { control } else { control.without_bypass() }
     }
@@ -154,12 +148,12 @@ impl Shared {
     }
 
     /// Returns whether requests for a key do not wait for each other.
-    pub(super) fn is_hit_for_miss(&self, key: &Key) -> bool {
-        self.hit_for_miss.get(key).is_some_and(|until| self.clock.now() < until)
+    pub(super) fn is_hit_for_miss(&self, key: &Key, now: Duration) -> bool {
+        self.hit_for_miss.get(key).is_some_and(|until| now < until)
     }
 
-    pub(super) fn set_hit_for_miss(&self, key: &Key) {
-        let (now, time) = (self.clock.now(), self.options.hit_for_miss);
+    pub(super) fn set_hit_for_miss(&self, key: &Key, now: Duration) {
+        let time = self.options.hit_for_miss;
         // Extended in its second half only, since a read is cheaper than a change.
         if self.hit_for_miss.get(key).is_none_or(|until| until < now + time / 2) {
             self.hit_for_miss.insert(key.clone(), now + time);
