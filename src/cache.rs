@@ -114,6 +114,7 @@ mod forward;
 #[doc(hidden)]
 pub mod fuzzing;
 mod handle;
+mod head_fetch;
 mod hints;
 mod hit_fields;
 mod invalidations;

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, Method, Request, StatusCode, request};
+use http::{HeaderMap, Method, Request, request};
 use tokio::time::{Instant, error::Elapsed, timeout_at};
 
 use super::{
@@ -10,6 +10,7 @@ use super::{
     fill::Fill,
     flight::{Follower, Phase, Role},
     forward::{Forward, Then},
+    head_fetch::HeadFetch,
     hints,
     key::Key,
     leader::{self, Entry},
@@ -26,8 +27,6 @@ use crate::{
     semantics::cache::{
         NoVarySearch, RequestControl, Reuse,
         status::{CacheStatus, Forwarded},
-        update::{self, HeadUpdate},
-        vary::Vary,
     },
 };
 
@@ -337,36 +336,4 @@ where
     let (key, reason, requested) = (fetch.key.clone(), fetch.reason, fetch.now);
     let then = Then::UpdateHead(Box::new(HeadFetch { key, stale, reason, requested }));
     Forward::new(shared, inner, fetch.into_request(), then)
-}
-
-/// A HEAD request for a stored response that is not fresh.
-pub(super) struct HeadFetch {
-    key: Key,
-    stale: Arc<Object>,
-    reason: Forwarded,
-    requested: Duration,
-}
-
-impl HeadFetch {
-    /// Updates the stored response by the response to the request, which is returned.
-    pub(super) fn finish(self, shared: &Shared, mut response: Response) -> Response {
-        let Self { key, stale, reason, requested } = self;
-        if response.status() == StatusCode::OK {
-            let new = response.headers();
-            let updated = match update::head_update(&stale.headers, stale.content.len(), new) {
-                HeadUpdate::Update => Some(leader::updated(shared, &stale, new, requested)),
-                HeadUpdate::Expire => None,
-            };
-            // The next GET finds out which requests a response with another `Vary` answers.
-            let updated = updated.filter(|object| Vary::of(&object.headers) == stale.vary);
-            let replacement = Arc::new(updated.unwrap_or_else(|| {
-                let mut expired = Object::clone(&stale);
-                expired.freshness.expire(shared.clock.now());
-                expired
-            }));
-            shared.flights.write(|| shared.store.replace(&key, &stale, &replacement));
-        }
-        shared.add_status(response.headers_mut(), CacheStatus::forwarded(reason));
-        response
-    }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use pin_project::pin_project;
 
-use super::{bypass::Target, fetch::HeadFetch, leader::Lead, shared::Shared};
+use super::{bypass::Target, head_fetch::HeadFetch, leader::Lead, shared::Shared};
 use crate::{
     Body, HttpService, Request, Response,
     error::BoxError,

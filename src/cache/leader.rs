@@ -1,9 +1,12 @@
 //! The fetch of a response for the store: validation, the decision whether to store the response, and its content.
 
+mod validate;
+
 use std::{sync::Arc, task::Context, time::Duration};
 
 use http::{HeaderMap, Method, Request, StatusCode, header};
 
+pub(super) use self::validate::updated;
 use super::{
     clock::Clock,
     fetch::Fetch,
@@ -24,7 +27,6 @@ use crate::{
     semantics::cache::{
         Freshness, RequestControl, ResponseControl,
         freshness::Received,
-        groups,
         status::{CacheStatus, Forwarded},
         storable::{Exchange, NotStored, Storable, has_use, retain_stored_fields, storable},
         update,
@@ -191,61 +193,6 @@ impl Lead {
         Some(response)
     }
 
-    /// Handles a 304: updates the stored response, and answers the request with it.
-    fn validated(
-        self,
-        shared: &Shared,
-        now: Duration,
-        stale: &Arc<Object>,
-        response: &Response,
-    ) -> Response {
-        shared.counters.validated.add();
-        let mut object = updated(shared, stale, response.headers(), self.requested);
-        // It is stored only if it was not invalidated since the request was sent.
-        object.revision = shared.next_id();
-        let control = ResponseControl::of(&object.headers);
-        let exchange = Exchange {
-            method: &Method::GET,
-            request: &self.headers,
-            request_control: &self.control,
-            status: object.status,
-            response: &object.headers,
-            control: &control,
-        };
-        let selection = storable(&exchange, shared.options.set_cookie)
-            .and_then(|storable| has_use(&exchange, &object.freshness).map(|()| storable.vary))
-            .map_err(|reason| self.refusal(reason))
-            // The 304 may have another `Vary`.
-            .and_then(|vary| Ok((vary.key(self.sent()).ok_or(Refusal::OfResponse)?, vary)));
-        let is_outdated = match &selection {
-            Ok((vary_key, vary)) => {
-                let selects_as_before = *vary == stale.vary && *vary_key == stale.vary_key;
-                (object.vary, object.vary_key) = (vary.clone(), vary_key.clone());
-                !selects_as_before
-            }
-            Err(reason) => *reason == Refusal::OfResponse,
-        };
-        if is_outdated {
-            shared.flights.write(|| shared.store.remove(&self.key, stale));
-        }
-        let object = Arc::new(object);
-        let context = self.context(now);
-        let mut headers = respond::headers(&object, context.now);
-        update::add_fields_of_client(&mut headers, response.headers(), &control);
-        let mut answer = respond::of_object_with(context, &object, headers);
-        let stored = selection.is_ok() && {
-            let leader = self.entry.into_leader(shared, &self.key);
-            leader.is_some_and(|leader| leader.store(&*shared.store, &object))
-        };
-        let status = CacheStatus {
-            forwarded_status: Some(StatusCode::NOT_MODIFIED.as_u16()),
-            stored,
-            ..CacheStatus::forwarded(self.reason)
-        };
-        shared.add_status(answer.headers_mut(), status);
-        answer
-    }
-
     /// Handles any other response.
     fn received(
         self,
@@ -342,34 +289,6 @@ impl Lead {
             shared.flights.write(|| shared.store.remove(&self.key, stale));
         }
     }
-}
-
-/// Returns a stored object with the fields of a newer response to the same request (RFC 9111 section 3.2).
-pub(super) fn updated(
-    shared: &Shared,
-    stored: &Object,
-    new: &HeaderMap,
-    requested: Duration,
-) -> Object {
-    let (now, date) = (shared.clock.now(), Clock::date());
-    let mut object = stored.clone();
-    let mut new = new.clone();
-    crate::semantics::hop::strip(&mut new);
-    // Without `Date`, its age counts from its receipt, and not from that of the stored response (RFC 9110 section
-    // 6.6.1).
-    if !new.contains_key(header::DATE) {
-        new.insert(header::DATE, date.to_value());
-    }
-    update::update(&mut object.headers, &new);
-    let control = ResponseControl::of(&object.headers);
-    let times = Received { requested, received: now, date };
-    let lifetimes = &shared.options.lifetimes;
-    object.freshness = Freshness::of(object.status, &object.headers, &control, times, lifetimes);
-    retain_stored_fields(&mut object.headers, &control, shared.options.set_cookie, date);
-    if let Ok(groups) = groups::of(&object.headers) {
-        object.groups = groups.into();
-    }
-    object
 }
 
 /// The reason why a response is not stored.
