@@ -138,7 +138,7 @@ pub use tcp::{TcpBalance, TcpBalanceBuilder, TcpTarget};
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct Upstream(Forward<Retry<Remotes>>, builder::Template);
+pub struct Upstream(Forward<Retry<Remotes>>, Arc<builder::Template>);
 
 type Remotes = Balance<Remote, Arc<dyn Pick>>;
 
@@ -230,7 +230,9 @@ impl Upstream {
         let secured = OnceLock::new();
         self.balance().follow(source, options, move |target| {
             let template = match target.address.scheme() {
-                Scheme::Https => secured.get_or_init(|| template.clone().secured()),
+                Scheme::Https => {
+                    secured.get_or_init(|| builder::Template::clone(&template).secured())
+                }
                 Scheme::Http | Scheme::Http2 => &template,
             };
             template.endpoint(&target.address)

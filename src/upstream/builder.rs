@@ -261,7 +261,8 @@ impl UpstreamBuilder {
         let template = Template { remote, limits: self.limits };
         let endpoints = addresses.iter().map(|address| template.endpoint(address));
         let balance = self.balance.build(endpoints, self.policy);
-        Ok(Upstream(ForwardLayer { options: forward }.layer(retry.layer(balance)), template))
+        let service = ForwardLayer { options: forward }.layer(retry.layer(balance));
+        Ok(Upstream(service, Arc::new(template)))
     }
 }
 
