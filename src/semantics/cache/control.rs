@@ -73,10 +73,8 @@ impl ResponseControl {
 
     fn untargeted(headers: &HeaderMap) -> Self {
         let mut control = Self::default();
-        for directive in directives::directives(headers, &header::CACHE_CONTROL) {
-            control.add(directive);
-        }
-        if directives::has_open_quote(headers, &header::CACHE_CONTROL) {
+        let add = |directive| control.add(directive);
+        if directives::for_each(headers, &header::CACHE_CONTROL, add) {
             control.no_store = true;
         }
         control
@@ -204,35 +202,39 @@ impl RequestControl {
     pub fn of(headers: &HeaderMap) -> Self {
         let mut control = Self::default();
         if !headers.contains_key(header::CACHE_CONTROL) {
-            let pragma = directives::directives(headers, &header::PRAGMA);
-            control.no_cache = pragma.into_iter().any(|d| d.name.eq_ignore_ascii_case(b"no-cache"));
+            directives::for_each(headers, &header::PRAGMA, |directive| {
+                control.no_cache |= directive.name.eq_ignore_ascii_case(b"no-cache");
+            });
             return control;
         }
-        for Directive { name, argument } in directives::directives(headers, &header::CACHE_CONTROL)
-        {
-            let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-            if is("max-age") {
-                let age = argument.seconds().unwrap_or(0);
-                control.max_age = Some(control.max_age.map_or(age, |other| other.min(age)));
-            } else if is("min-fresh") {
-                let time = argument.seconds().unwrap_or(MAX_SECONDS);
-                control.min_fresh = Some(control.min_fresh.map_or(time, |other| other.max(time)));
-            } else if is("max-stale") {
-                let time = match argument {
-                    Argument::Absent => MAX_SECONDS,
-                    argument => argument.seconds().unwrap_or(0),
-                };
-                control.max_stale = Some(control.max_stale.map_or(time, |other| other.min(time)));
-            } else if is("no-cache") {
-                control.no_cache = true;
-            } else if is("no-store") {
-                control.no_store = true;
-            } else if is("only-if-cached") {
-                control.only_if_cached = true;
-            }
+        let add = |directive| control.add(directive);
+        if directives::for_each(headers, &header::CACHE_CONTROL, add) {
+            control.no_store = true;
         }
-        control.no_store |= directives::has_open_quote(headers, &header::CACHE_CONTROL);
         control
+    }
+
+    fn add(&mut self, Directive { name, argument }: Directive<'_>) {
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        if is("max-age") {
+            let age = argument.seconds().unwrap_or(0);
+            self.max_age = Some(self.max_age.map_or(age, |other| other.min(age)));
+        } else if is("min-fresh") {
+            let time = argument.seconds().unwrap_or(MAX_SECONDS);
+            self.min_fresh = Some(self.min_fresh.map_or(time, |other| other.max(time)));
+        } else if is("max-stale") {
+            let time = match argument {
+                Argument::Absent => MAX_SECONDS,
+                argument => argument.seconds().unwrap_or(0),
+            };
+            self.max_stale = Some(self.max_stale.map_or(time, |other| other.min(time)));
+        } else if is("no-cache") {
+            self.no_cache = true;
+        } else if is("no-store") {
+            self.no_store = true;
+        } else if is("only-if-cached") {
+            self.only_if_cached = true;
+        }
     }
 
     /// Returns the directives that a cache in front of an origin obeys although clients must not be able to

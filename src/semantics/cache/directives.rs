@@ -43,29 +43,37 @@ pub(super) fn seconds(text: &[u8]) -> Option<u64> {
     Some(text.iter().fold(0, digit).min(MAX_SECONDS))
 }
 
-/// Returns the directives of all lines of a field. An element without a name is ignored.
-pub(super) fn directives<'a>(
+/// Calls `f` with each directive of all lines of a field. An element without a name is ignored. Returns whether a line has an
+/// unclosed quote, so that the directives after it cannot be read.
+pub(super) fn for_each<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
-) -> impl Iterator<Item = Directive<'a>> {
-    let lines = headers.get_all(name).iter();
-    lines.flat_map(|line| negotiate::split(line.as_bytes(), b',')).filter_map(directive)
+    mut f: impl FnMut(Directive<'a>),
+) -> bool {
+    let mut has_open_quote = false;
+    for line in headers.get_all(name) {
+        let line = line.as_bytes();
+        if memchr::memchr(b'"', line).is_none() {
+            line.split(|&b| b == b',').filter_map(directive).for_each(&mut f);
+        } else {
+            negotiate::split(line, b',').filter_map(directive).for_each(&mut f);
+            has_open_quote |= is_quote_open(line);
+        }
+    }
+    has_open_quote
 }
 
-/// Returns whether a line of the field has an unclosed quote, so that the directives after it cannot be read.
-pub(super) fn has_open_quote(headers: &HeaderMap, name: &HeaderName) -> bool {
-    headers.get_all(name).iter().any(|line| {
-        let (mut quoted, mut escaped) = (false, false);
-        for &b in line.as_bytes() {
-            match b {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = quoted,
-                b'"' => quoted = !quoted,
-                _ => {}
-            }
+fn is_quote_open(line: &[u8]) -> bool {
+    let (mut quoted, mut escaped) = (false, false);
+    for &b in line {
+        match b {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            _ => {}
         }
-        quoted
-    })
+    }
+    quoted
 }
 
 fn directive(element: &[u8]) -> Option<Directive<'_>> {
@@ -90,8 +98,23 @@ fn directive(element: &[u8]) -> Option<Directive<'_>> {
 
 /// tchar of RFC 9110 section 5.6.2.
 pub(super) fn is_token_byte(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
+    TOKEN[usize::from(b)]
 }
+
+static TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut b = 0_u8;
+    while b < 128 {
+        table[b as usize] = b.is_ascii_alphanumeric();
+        b += 1;
+    }
+    let (others, mut i) = (b"!#$%&'*+-.^_`|~", 0);
+    while i < others.len() {
+        table[others[i] as usize] = true;
+        i += 1;
+    }
+    table
+};
 
 /// Removes spaces and tabs at both ends.
 pub(super) fn trim(text: &[u8]) -> &[u8] {
