@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{Method, Request};
+use http::{Method, Request, Uri};
 
 use super::{
     forward::{Forward, Then},
@@ -35,20 +35,15 @@ where
 /// The target of an unsafe request.
 pub(super) struct Target {
     key: Key,
-    scheme: String,
-    authority: String,
-    path: String,
+    /// As the client sent it: references in the response are relative to it.
+    uri: Uri,
 }
 
 impl Target {
     /// Returns the target; `None` if it has no key.
     fn of(shared: &Shared, request: &Request<Body>) -> Option<Self> {
-        Some(Self {
-            key: Key::of(request, &shared.options.query)?,
-            scheme: key::scheme_of(request).to_string(),
-            authority: key::authority_of(request)?.to_owned(),
-            path: key::uri_of(request).path().to_owned(),
-        })
+        let key = Key::of(request, &shared.options.query)?;
+        Some(Self { key, uri: key::uri_of(request).clone() })
     }
 
     /// Invalidates stored responses, unless the response is an error (RFC 9111 section 4.4 and RFC 9875 section 3).
@@ -56,9 +51,10 @@ impl Target {
         if !invalidate::invalidates(response.status()) {
             return;
         }
-        let (Self { key, scheme, authority, path }, response) = (self, response.headers());
+        let (Self { key, uri }, response) = (self, response.headers());
         handle::delete(shared, key, Purge::Hard);
-        for target in invalidate::targets(scheme, authority, path, response) {
+        let (scheme, authority, origin) = key.origin();
+        for target in invalidate::targets(scheme, authority, uri.path(), response) {
             let (path, query) = match target.split_once('?') {
                 Some((path, query)) => (path, Some(query)),
                 None => (&*target, None),
@@ -69,10 +65,7 @@ impl Target {
             }
         }
         let groups = groups::invalidated(response);
-        if !groups.is_empty()
-            && let Some(root) = Key::new(scheme, authority, "/", None)
-        {
-            let origin = root.as_str().trim_end_matches('/');
+        if !groups.is_empty() {
             handle::invalidate_groups(shared, &groups, origin, Purge::Hard);
         }
     }

@@ -51,7 +51,6 @@ impl Key {
         let default_port = if scheme == "https" { ":443" } else { ":80" };
         let host = authority.strip_suffix(default_port).unwrap_or(authority);
         let host = host.strip_suffix('.').unwrap_or(host);
-        let is_host_byte = |b| matches!(b, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b':' | b'[' | b']');
         if host.is_empty() || host.starts_with(':') || !host.bytes().all(is_host_byte) {
             return None;
         }
@@ -87,6 +86,15 @@ impl Key {
     /// Creates a key from the text of a stored key.
     pub(super) fn restore(text: &str) -> Self {
         Self(text.into())
+    }
+
+    /// Returns the scheme and the host, for example `https` and `example.com`, and both, `https://example.com`.
+    pub(super) fn origin(&self) -> (&str, &str, &str) {
+        let end_of_scheme = memchr::memchr(b':', self.0.as_bytes()).unwrap_or(self.0.len());
+        let host = (end_of_scheme + "://".len()).min(self.0.len());
+        let after_host = &self.0.as_bytes()[host..];
+        let end = memchr::memchr(b'/', after_host).map_or(self.0.len(), |at| host + at);
+        (&self.0[..end_of_scheme], &self.0[host..end], &self.0[..end])
     }
 
     /// Returns the key as text, for example `https://example.com/path?query`. Prefixes are compared with this text.
@@ -126,6 +134,10 @@ impl QueryKey {
     }
 }
 
+fn is_host_byte(b: u8) -> bool {
+    matches!(b, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b':' | b'[' | b']')
+}
+
 /// Returns the scheme of the client's URL.
 pub(super) fn scheme_of<B>(request: &Request<B>) -> Scheme {
     match request.extensions().get::<Peer>() {
@@ -140,11 +152,11 @@ pub(super) fn authority_of<B>(request: &Request<B>) -> Option<&str> {
     if let Some(authority) = request.uri().authority() {
         return Some(authority.as_str());
     }
-    let mut lines = request.headers().get_all(header::HOST).iter();
-    match (lines.next(), lines.next()) {
-        (Some(host), None) => host.to_str().ok(),
-        _ => None,
-    }
+    let headers = request.headers();
+    // Usually no field is repeated.
+    let is_repeated = headers.len() != headers.keys_len()
+        && headers.get_all(header::HOST).iter().nth(1).is_some();
+    if is_repeated { None } else { headers.get(header::HOST)?.to_str().ok() }
 }
 
 /// Returns the target that the client sent. A router may have removed a prefix of the path.
@@ -187,6 +199,15 @@ mod tests {
         assert_eq!(request(&[]), None);
         assert_eq!(request(&["a", "b"]), None);
         assert_eq!(request(&["a"]).unwrap().as_str(), "http://a/");
+    }
+
+    #[test]
+    fn origin_of_a_key_is_its_scheme_and_host() {
+        for (host, path) in [("a.example", "/"), ("a:81", "/b:/c"), ("[::1]", "/"), ("a", "*")] {
+            let key = Key::new("https", host, path, Some("d")).unwrap();
+            let host = if path == "*" { "a*?d" } else { host };
+            assert_eq!(key.origin(), ("https", host, &*format!("https://{host}")));
+        }
     }
 
     #[test]
