@@ -24,7 +24,7 @@ where
     let then = match request.method() {
         &Method::GET | &Method::HEAD => Then::Pass(Forwarded::Bypass),
         method if invalidate::is_unsafe(method) => match Target::of(shared, &request) {
-            Some(target) => Then::Invalidate(Box::new(target)),
+            Some(target) => Then::Invalidate(target),
             None => Then::Pass(Forwarded::Method),
         },
         _ => Then::Pass(Forwarded::Method),

@@ -47,11 +47,23 @@ pub(super) struct Fetch {
 }
 
 impl Fetch {
+    /// Creates it before the lookup.
+    pub(super) fn new(
+        shared: &Shared,
+        parts: request::Parts,
+        fields: RequestFields,
+        key: Key,
+    ) -> Self {
+        let control = shared.control(&parts.headers, fields);
+        let (reason, changes) = (Forwarded::UriMiss, shared.flights.changes());
+        Self { parts, fields, control, key, stale: None, reason, now: Duration::ZERO, changes }
+    }
+
     pub(super) fn headers(&self) -> &HeaderMap {
         &self.parts.headers
     }
 
-    fn context(&self) -> RequestContext<'_> {
+    pub(super) fn context(&self) -> RequestContext<'_> {
         let Self { parts, fields, now, .. } = self;
         RequestContext {
             method: &parts.method,
@@ -84,7 +96,7 @@ impl Fetch {
 }
 
 /// Forwards a request, or follows the fetch of another one.
-pub(super) fn fetch<S>(shared: &Arc<Shared>, inner: &S, mut fetch: Fetch) -> ResponseFuture<S>
+pub(super) fn fetch<S>(shared: &Arc<Shared>, inner: &S, mut fetch: Fetch) -> ResponseFuture
 where
     S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -104,7 +116,7 @@ where
     fetch_this_query(shared, inner, fetch)
 }
 
-fn fetch_this_query<S>(shared: &Arc<Shared>, inner: &S, fetch: Fetch) -> ResponseFuture<S>
+fn fetch_this_query<S>(shared: &Arc<Shared>, inner: &S, fetch: Fetch) -> ResponseFuture
 where
     S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -116,12 +128,12 @@ where
     }
     if fetch.parts.method == Method::HEAD {
         shared.counters.misses.add();
-        return ResponseFuture::forward(forward_head(shared, inner, fetch));
+        return ResponseFuture::boxed(forward_head(shared, inner, fetch));
     }
     let is_part = fetch.fields.has(RequestFields::RANGE) && !shared.options.fills_ranges;
     if is_part && fetch.stale.is_none() {
         shared.counters.misses.add();
-        return ResponseFuture::forward(forward(shared, inner, fetch));
+        return ResponseFuture::boxed(forward(shared, inner, fetch));
     }
     let is_joinable = fetch.is_joinable(shared);
     let role = enter(shared, &fetch, is_joinable);
@@ -130,7 +142,7 @@ where
     let entry = match role {
         Role::Single(invalidations) if is_current => Entry::Late(invalidations),
         Role::Lead(leader) if is_current => Entry::Leader(leader),
-        Role::Unstored => return ResponseFuture::forward(forward(shared, inner, fetch)),
+        Role::Unstored => return ResponseFuture::boxed(forward(shared, inner, fetch)),
         role => {
             let (shared, inner) = (shared.clone(), inner.clone());
             return ResponseFuture::boxed(fetch_after_wait(
@@ -142,7 +154,7 @@ where
             ));
         }
     };
-    ResponseFuture::forward(forward_miss(shared, inner, fetch, entry))
+    ResponseFuture::boxed(forward_miss(shared, inner, fetch, entry))
 }
 
 /// Returns the role of a request for the whole response.

@@ -22,26 +22,26 @@ pub(super) struct Forward<S: HttpService> {
     #[pin]
     call: Call<S>,
     shared: Arc<Shared>,
-    /// `None` after the response.
-    then: Option<Then>,
+    then: Then,
 }
 
 /// The use of a response.
+#[allow(clippy::large_enum_variant, reason = "it is a part of the boxed future of a request")]
 pub(super) enum Then {
     /// It is not for the store.
     Pass(Forwarded),
     /// It invalidates stored responses.
-    Invalidate(Box<Target>),
+    Invalidate(Target),
     /// It updates a stored response.
     UpdateHead(Box<HeadFetch>),
     /// It is stored if that is permitted.
-    Store(Box<Lead>),
+    Store(Lead),
 }
 
 impl<S: HttpService + Clone> Forward<S> {
     pub(super) fn new(shared: &Arc<Shared>, inner: &S, request: Request, then: Then) -> Self {
         let call = Call::Unready(inner.clone(), Some(request));
-        Self { call, shared: shared.clone(), then: Some(then) }
+        Self { call, shared: shared.clone(), then }
     }
 }
 
@@ -52,9 +52,9 @@ impl<S: HttpService> Future for Forward<S> {
         let this = self.project();
         let result = ready!(this.call.poll(cx));
         let shared = &*this.shared;
-        Poll::Ready(match this.then.take().expect("not polled after completion") {
+        Poll::Ready(match this.then {
             Then::Pass(reason) => result.map(|mut response| {
-                shared.add_status(response.headers_mut(), CacheStatus::forwarded(reason));
+                shared.add_status(response.headers_mut(), CacheStatus::forwarded(*reason));
                 response
             }),
             Then::Invalidate(target) => result.map(|mut response| {

@@ -24,24 +24,24 @@ pub(super) struct HeadFetch {
 
 impl HeadFetch {
     /// Updates the stored response by the response to the request, which is returned.
-    pub(super) fn finish(self, shared: &Shared, mut response: Response) -> Response {
+    pub(super) fn finish(&self, shared: &Shared, mut response: Response) -> Response {
         let Self { key, stale, reason, requested } = self;
         if response.status() == StatusCode::OK {
             let new = response.headers();
             let updated = match update::head_update(&stale.headers, stale.content.len(), new) {
-                HeadUpdate::Update => Some(leader::updated(shared, &stale, new, requested)),
+                HeadUpdate::Update => Some(leader::updated(shared, stale, new, *requested)),
                 HeadUpdate::Expire => None,
             };
             // The next GET finds out which requests a response with another `Vary` answers.
             let updated = updated.filter(|object| Vary::of(&object.headers) == stale.vary);
             let replacement = Arc::new(updated.unwrap_or_else(|| {
-                let mut expired = Object::clone(&stale);
+                let mut expired = Object::clone(stale);
                 expired.freshness.expire(shared.clock.now());
                 expired
             }));
-            shared.flights.write(|| shared.store.replace(&key, &stale, &replacement));
+            shared.flights.write(|| shared.store.replace(key, stale, &replacement));
         }
-        shared.add_status(response.headers_mut(), CacheStatus::forwarded(reason));
+        shared.add_status(response.headers_mut(), CacheStatus::forwarded(*reason));
         response
     }
 }

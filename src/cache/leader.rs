@@ -53,9 +53,9 @@ where
         fields,
         is_validation: change.is_validation,
         requested: now,
-        entry,
+        entry: Some(entry),
     };
-    Forward::new(shared, inner, request, Then::Store(Box::new(lead)))
+    Forward::new(shared, inner, request, Then::Store(lead))
 }
 
 /// The result of [`prepare`].
@@ -100,7 +100,8 @@ pub(super) struct Lead {
     sent: Option<HeaderMap>,
     is_validation: bool,
     requested: Duration,
-    entry: Entry,
+    /// `None` after the response.
+    entry: Option<Entry>,
 }
 
 /// The entry of a fetch in the list of those in progress.
@@ -110,24 +111,22 @@ pub(super) enum Entry {
     Late(u64),
 }
 
-impl Entry {
-    /// Returns the leader; `None` if the response must not be stored.
-    fn into_leader(self, shared: &Shared, key: &Key) -> Option<Leader> {
-        match self {
-            Self::Leader(leader) => Some(leader),
-            Self::Late(invalidations) => {
-                // From now on, requests may wait for each other.
-                shared.clear_hit_for_miss(key);
-                shared.flights.lead_late(key, invalidations, &shared.options)
-            }
-        }
-    }
-}
-
 impl Lead {
     /// Stores the response if that is permitted, and returns the response to the client.
     pub(super) fn finish(
-        self,
+        &mut self,
+        shared: &Arc<Shared>,
+        cx: &mut Context<'_>,
+        result: Result<Response, BoxError>,
+    ) -> Result<Response, BoxError> {
+        let result = self.respond(shared, cx, result);
+        // If the response is not stored, its followers are forwarded.
+        self.entry = None;
+        result
+    }
+
+    fn respond(
+        &mut self,
         shared: &Arc<Shared>,
         cx: &mut Context<'_>,
         result: Result<Response, BoxError>,
@@ -147,6 +146,18 @@ impl Lead {
             return Ok(stale);
         }
         Ok(self.received(shared, now, cx, response))
+    }
+
+    /// Returns the leader; `None` if the response must not be stored.
+    fn leader(&mut self, shared: &Shared) -> Option<Leader> {
+        match self.entry.take()? {
+            Entry::Leader(leader) => Some(leader),
+            Entry::Late(invalidations) => {
+                // From now on, requests may wait for each other.
+                shared.clear_hit_for_miss(&self.key);
+                shared.flights.lead_late(&self.key, invalidations, &shared.options)
+            }
+        }
     }
 
     fn context(&self, now: Duration) -> RequestContext<'_> {
@@ -187,7 +198,7 @@ impl Lead {
         let status = CacheStatus {
             forwarded: Some(self.reason),
             forwarded_status: status.map(|status| status.as_u16()),
-            ..hit_status(stale, context.now)
+            ..hit_status(stale, stale.freshness.age(now))
         };
         shared.add_status(response.headers_mut(), status);
         Some(response)
@@ -195,7 +206,7 @@ impl Lead {
 
     /// Handles any other response.
     fn received(
-        self,
+        &mut self,
         shared: &Arc<Shared>,
         now: Duration,
         cx: &mut Context<'_>,
@@ -212,9 +223,9 @@ impl Lead {
                 return response;
             }
         };
-        let Self { key, headers, fields, entry, .. } = self;
-        let context = RequestContext { method: &Method::GET, headers: &headers, fields, now };
-        let Some(leader) = entry.into_leader(shared, &key) else {
+        let leader = self.leader(shared);
+        let context = self.context(now);
+        let Some(leader) = leader else {
             shared.counters.uncollapsed.add();
             let mut response = respond::of_response(context, response);
             shared.add_status(response.headers_mut(), status);

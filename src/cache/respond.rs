@@ -68,7 +68,8 @@ pub(super) fn of_object_with(
 
 /// Returns the response of a hit, with its `Cache-Status`.
 pub(super) fn of_hit(shared: &Shared, context: RequestContext<'_>, object: &Object) -> Response {
-    let (status, age) = (hit_status(object, context.now), object.freshness.age(context.now));
+    let age = object.freshness.age(context.now);
+    let status = hit_status(object, age);
     let make = || {
         let mut headers = object.headers.clone();
         headers.insert(header::AGE, HeaderValue::from(age.as_secs()));

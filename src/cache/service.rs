@@ -11,17 +11,15 @@ use std::{
 
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body::Body as _;
-use pin_project::pin_project;
 use tower_service::Service;
 
 use super::{
     bypass,
     fetch::{self, Fetch},
-    forward::Forward,
     key::Key,
     object::Object,
     request_fields::RequestFields,
-    respond::{self, RequestContext},
+    respond,
     shared::Shared,
     store::{Found, Lookup},
 };
@@ -32,7 +30,7 @@ use crate::{
     error::BoxError,
     semantics::{
         cache::{
-            RequestControl, Reuse,
+            Reuse,
             status::{CacheStatus, Forwarded},
         },
         problem::{self, Format},
@@ -62,29 +60,28 @@ where
 {
     type Response = Response;
     type Error = BoxError;
-    type Future = ResponseFuture<S>;
+    type Future = ResponseFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> ResponseFuture<S> {
+    fn call(&mut self, request: Request<B>) -> ResponseFuture {
         let request = request.map(Body::new);
         let Self { shared, inner } = self;
         let Some((key, fields)) = handled_key(shared, &request) else {
             shared.counters.bypassed.add();
-            return ResponseFuture::forward(bypass::bypass(shared, inner, request));
+            return ResponseFuture::boxed(bypass::bypass(shared, inner, request));
         };
-        let changes = shared.flights.changes();
-        match shared.get(&key, request.headers()) {
-            Lookup::Ready(found) => {
-                answer_or_forward(shared, inner, request, fields, key, found, changes)
-            }
+        let (parts, _) = request.into_parts();
+        let fetch = Fetch::new(shared, parts, fields, key);
+        match shared.get(&fetch.key, fetch.headers()) {
+            Lookup::Ready(found) => answer_or_forward(shared, inner, fetch, found),
             Lookup::Pending(found) => {
                 let (shared, inner) = (shared.clone(), inner.clone());
                 ResponseFuture::boxed(async move {
                     let found = found.await;
-                    answer_or_forward(&shared, &inner, request, fields, key, found, changes).await
+                    answer_or_forward(&shared, &inner, fetch, found).await
                 })
             }
         }
@@ -95,34 +92,27 @@ where
 fn answer_or_forward<S>(
     shared: &Arc<Shared>,
     inner: &S,
-    request: Request<Body>,
-    fields: RequestFields,
-    key: Key,
+    mut fetch: Fetch,
     found: Found,
-    changes: u64,
-) -> ResponseFuture<S>
+) -> ResponseFuture
 where
     S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
-    let (parts, _) = request.into_parts();
-    let control = shared.control(&parts.headers, fields);
-    let now = shared.clock.now();
-    let context = RequestContext { method: &parts.method, headers: &parts.headers, fields, now };
-    let decision = decide(shared, context, control, found);
-    let fetch =
-        |parts, stale, reason| Fetch { parts, fields, control, key, stale, reason, now, changes };
-    match decision {
+    fetch.now = shared.clock.now();
+    match decide(shared, &fetch, found) {
         Decision::Answer(response) => {
-            head_pool::release(parts);
+            head_pool::release(fetch.parts);
             ResponseFuture::ready(response)
         }
         Decision::Refresh(response, stale, reason) => {
-            fetch::refresh(shared, inner, fetch(parts, Some(stale), reason));
+            (fetch.stale, fetch.reason) = (Some(stale), reason);
+            fetch::refresh(shared, inner, fetch);
             ResponseFuture::ready(response)
         }
         Decision::Forward(stale, reason) => {
-            fetch::fetch(shared, inner, fetch(parts, stale, reason))
+            (fetch.stale, fetch.reason) = (stale, reason);
+            fetch::fetch(shared, inner, fetch)
         }
     }
 }
@@ -152,12 +142,8 @@ fn handled_key(shared: &Shared, request: &Request<Body>) -> Option<(Key, Request
 }
 
 /// Decides how to handle a request, given the stored response.
-fn decide(
-    shared: &Shared,
-    context: RequestContext<'_>,
-    control: RequestControl,
-    found: Found,
-) -> Decision {
+fn decide(shared: &Shared, fetch: &Fetch, found: Found) -> Decision {
+    let (context, control) = (fetch.context(), fetch.control);
     let Found { object, has_others } = found;
     let Some(object) = object else {
         if control.only_if_cached {
@@ -207,19 +193,16 @@ fn refreshes_early(shared: &Shared, object: &Object, now: Duration) -> bool {
     let (freshness, beta) = (&object.freshness, shared.options.early_refresh);
     // The second comparison spares most hits a random number.
     beta > 0.0
-        && freshness.remaining(now) < object.cost.mul_f64(beta * MAX_LEAD_TIME)
+        && freshness.remaining(now).as_secs_f64() < object.cost.as_secs_f64() * beta * MAX_LEAD_TIME
         && freshness.refreshes_early(object.cost, beta, shared.random(), now)
 }
 
 /// The maximum time between an early refresh and the expiry, in fetch times: the probability of an earlier one is e^-32.
 const MAX_LEAD_TIME: f64 = 32.0;
 
-/// Returns the `Cache-Status` of a stored response.
-pub(super) fn hit_status(object: &Object, now: Duration) -> CacheStatus {
-    let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-    let (left, stale) = (object.freshness.remaining(now), object.freshness.staleness(now));
-    let ttl = if left.is_zero() { -seconds(stale) } else { seconds(left) };
-    CacheStatus { ttl: Some(ttl), ..CacheStatus::HIT }
+/// Returns the `Cache-Status` of a stored response of this age.
+pub(super) fn hit_status(object: &Object, age: Duration) -> CacheStatus {
+    CacheStatus { ttl: Some(object.freshness.ttl(age)), ..CacheStatus::HIT }
 }
 
 /// Returns the 504 that `only-if-cached` requires (RFC 9111 section 5.2.1.7). Without `Cache-Status`, which is for
@@ -229,27 +212,22 @@ fn not_cached(request: &HeaderMap) -> Response {
 }
 
 /// The future of [`Cache`].
+///
+/// A hit, which is ready, is answered without another allocation. Other futures are boxed, so that hits do not move their size.
 #[must_use = "futures do nothing unless polled"]
-#[pin_project]
-pub struct ResponseFuture<S: HttpService>(#[pin] State<S>);
+pub struct ResponseFuture(State);
 
 type Boxed = Pin<Box<dyn Future<Output = Result<Response, BoxError>> + Send>>;
 
-#[pin_project(project = StateProj)]
-enum State<S: HttpService> {
+#[allow(clippy::large_enum_variant, reason = "a box would be an allocation for each hit")]
+enum State {
     Ready(Option<Response>),
-    Forward(#[pin] Forward<S>),
-    /// It waits for another request or for the disk first.
     Boxed(Boxed),
 }
 
-impl<S: HttpService> ResponseFuture<S> {
+impl ResponseFuture {
     fn ready(response: Response) -> Self {
         Self(State::Ready(Some(response)))
-    }
-
-    pub(super) fn forward(forward: Forward<S>) -> Self {
-        Self(State::Forward(forward))
     }
 
     pub(super) fn boxed(
@@ -259,21 +237,20 @@ impl<S: HttpService> ResponseFuture<S> {
     }
 }
 
-impl<S: HttpService> Future for ResponseFuture<S> {
+impl Future for ResponseFuture {
     type Output = Result<Response, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().0.project() {
-            StateProj::Ready(response) => {
+        match &mut self.get_mut().0 {
+            State::Ready(response) => {
                 Poll::Ready(Ok(response.take().expect("not polled after completion")))
             }
-            StateProj::Forward(forward) => forward.poll(cx),
-            StateProj::Boxed(future) => future.as_mut().poll(cx),
+            State::Boxed(future) => future.as_mut().poll(cx),
         }
     }
 }
 
-impl<S: HttpService> fmt::Debug for ResponseFuture<S> {
+impl fmt::Debug for ResponseFuture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }

@@ -23,7 +23,7 @@ use crate::{
 impl Lead {
     /// Handles a 304: updates the stored response, and answers the request with it.
     pub(super) fn validated(
-        self,
+        &mut self,
         shared: &Shared,
         now: Duration,
         stale: &Arc<Object>,
@@ -64,7 +64,7 @@ impl Lead {
         update::add_fields_of_client(&mut headers, response.headers(), &control);
         let mut answer = respond::of_object_with(context, &object, headers);
         let stored = selection.is_ok() && {
-            let leader = self.entry.into_leader(shared, &self.key);
+            let leader = self.leader(shared);
             leader.is_some_and(|leader| leader.store(&*shared.store, &object))
         };
         let status = CacheStatus {

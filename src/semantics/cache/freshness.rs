@@ -155,18 +155,28 @@ impl Freshness {
 
     /// Returns for how long the response is still fresh; 0 if it is stale.
     pub fn remaining(&self, now: Duration) -> Duration {
-        if self.needs_validation {
-            return Duration::ZERO;
-        }
-        self.lifetime.saturating_sub(self.age(now))
+        self.remaining_at_age(self.age(now))
+    }
+
+    fn remaining_at_age(&self, age: Duration) -> Duration {
+        if self.needs_validation { Duration::ZERO } else { self.lifetime.saturating_sub(age) }
     }
 
     /// Returns for how long the response has been stale; 0 if it is fresh.
     pub fn staleness(&self, now: Duration) -> Duration {
-        if self.needs_validation {
-            return self.age(now);
-        }
-        self.age(now).saturating_sub(self.lifetime)
+        self.staleness_at_age(self.age(now))
+    }
+
+    fn staleness_at_age(&self, age: Duration) -> Duration {
+        if self.needs_validation { age } else { age.saturating_sub(self.lifetime) }
+    }
+
+    /// Returns the remaining freshness in seconds at an [age](Self::age); negative if the response is stale.
+    #[cfg_attr(not(feature = "cache"), expect(dead_code, reason = "for Cache-Status"))]
+    pub(crate) fn ttl(&self, age: Duration) -> i64 {
+        let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+        let left = self.remaining_at_age(age);
+        if left.is_zero() { -seconds(self.staleness_at_age(age)) } else { seconds(left) }
     }
 
     /// Returns whether the response has explicit freshness.
@@ -193,7 +203,7 @@ impl Freshness {
         {
             return Reuse::Validate;
         }
-        let remaining = self.remaining(now);
+        let remaining = self.remaining_at_age(age);
         if request.min_fresh.is_some_and(|min| remaining < secs(min)) {
             return Reuse::Validate;
         }
@@ -201,7 +211,7 @@ impl Freshness {
         if remaining > Duration::ZERO {
             return Reuse::Fresh;
         }
-        let stale = self.staleness(now);
+        let stale = self.staleness_at_age(age);
         if stale < self.stale_while_revalidate {
             return Reuse::StaleWhileRevalidate;
         }
