@@ -52,7 +52,7 @@ impl Head {
     }
 
     /// Returns the object with this head.
-    pub(super) fn into_object(self, content: Content, lease: Option<Lease>) -> Object {
+    pub(super) fn into_object(self, content: Content) -> Object {
         Object {
             id: self.id,
             revision: self.id,
@@ -64,7 +64,6 @@ impl Head {
             groups: self.groups,
             cost: self.cost,
             content,
-            lease: lease.map(Arc::new),
             hit_fields: HitFields::default(),
         }
     }
@@ -188,14 +187,12 @@ impl Fill {
         let state = self.lock();
         if let Some((file, len)) = state.file.clone() {
             drop(state);
-            return self
-                .head
-                .clone()
-                .into_object(Content::File(FileSlice::new(file, 0, len)), None);
+            return self.head.clone().into_object(Content::File(FileSlice::new(file, 0, len)));
         }
-        let content = Content::copied(state.len, state.pieces.iter().map(|(_, piece)| piece));
+        let content =
+            Content::copied(state.len, state.pieces.iter().map(|(_, piece)| piece), lease);
         drop(state);
-        self.head.clone().into_object(content, lease)
+        self.head.clone().into_object(content)
     }
 
     /// Returns a body of the bytes from `first` to `last`, or to the end; `None` if some of them were dropped.

@@ -275,7 +275,7 @@ impl Lead {
         let cost = received.saturating_sub(self.requested);
         let status = response.status();
         let id = shared.next_id();
-        let groups = groups.into();
+        let groups = if groups.is_empty() { Arc::default() } else { groups.into() };
         Ok(Head { id, status, headers, freshness, vary, vary_key, groups, cost, len })
     }
 

@@ -30,7 +30,7 @@ const SHARDS: u64 = 8;
 
 /// A store in memory. S3-FIFO evicts rarely used objects.
 pub(super) struct MemoryStore {
-    objects: sync::Cache<Key, Arc<Variants>, ByBytes, KeyHasher>,
+    objects: sync::Cache<Key, Variants, ByBytes, KeyHasher>,
     max_object: u64,
     max_variants: usize,
     clock: Clock,
@@ -39,8 +39,8 @@ pub(super) struct MemoryStore {
 #[derive(Clone)]
 struct ByBytes;
 
-impl Weighter<Key, Arc<Variants>> for ByBytes {
-    fn weight(&self, key: &Key, variants: &Arc<Variants>) -> u64 {
+impl Weighter<Key, Variants> for ByBytes {
+    fn weight(&self, key: &Key, variants: &Variants) -> u64 {
         key.as_str().len() as u64 + variants.memory()
     }
 }
@@ -72,7 +72,7 @@ impl MemoryStore {
     fn update(&self, key: &Key, f: impl FnMut(&Arc<Object>) -> Option<Arc<Object>>) {
         let Some(variants) = self.objects.peek(key) else { return };
         match variants.filter_map(f) {
-            Some(left) => self.objects.insert(key.clone(), Arc::new(left)),
+            Some(left) => self.objects.insert(key.clone(), left),
             None => drop(self.objects.remove(key)),
         }
     }
@@ -91,14 +91,17 @@ impl MemoryStore {
 impl Store for MemoryStore {
     fn get(&self, key: &Key, request: &HeaderMap) -> Lookup {
         let found = self.objects.get(key);
-        let object = found.as_ref().and_then(|variants| variants.find(request).cloned());
-        Lookup::Ready(Found { object, has_others: found.is_some() })
+        let has_others = found.is_some();
+        let object = found.and_then(|variants| variants.find(request));
+        Lookup::Ready(Found { object, has_others })
     }
 
     fn insert(&self, key: &Key, object: &Arc<Object>) {
-        let variants = self.objects.peek(key).unwrap_or_default();
-        let variants = variants.with(object.clone(), self.max_variants);
-        self.objects.insert(key.clone(), Arc::new(variants));
+        let variants = match self.objects.peek(key) {
+            Some(variants) => variants.with(object, self.max_variants),
+            None => Variants::One(object.clone()),
+        };
+        self.objects.insert(key.clone(), variants);
     }
 
     fn replace(&self, key: &Key, old: &Object, new: &Arc<Object>) {

@@ -37,9 +37,6 @@ pub(super) struct Object {
     /// The time that the fetch took.
     pub(super) cost: Duration,
     pub(super) content: Content,
-    /// The lease of the content's memory, which is returned when the last object with this content is dropped.
-    #[expect(dead_code, reason = "dropping it returns the lease")]
-    pub(super) lease: Option<Arc<Lease>>,
     pub(super) hit_fields: HitFields,
 }
 
@@ -50,12 +47,30 @@ pub(super) enum Content {
     File(FileSlice),
 }
 
+/// The memory of a content.
+struct Leased {
+    content: Vec<u8>,
+    #[expect(dead_code, reason = "dropping it returns the lease")]
+    lease: Option<Lease>,
+}
+
+impl AsRef<[u8]> for Leased {
+    fn as_ref(&self) -> &[u8] {
+        &self.content
+    }
+}
+
 impl Content {
-    /// Returns a copy of pieces of `len` bytes in memory. The pieces themselves may share a larger allocation.
-    pub(super) fn copied<'a>(len: u64, pieces: impl Iterator<Item = &'a Bytes>) -> Self {
+    /// Returns a copy of pieces of `len` bytes in memory. The pieces themselves may share a larger allocation. The lease is
+    /// returned when the last object and the last response with this content are dropped.
+    pub(super) fn copied<'a>(
+        len: u64,
+        pieces: impl Iterator<Item = &'a Bytes>,
+        lease: Option<Lease>,
+    ) -> Self {
         let mut content = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
         pieces.for_each(|piece| content.extend_from_slice(piece));
-        Self::Memory(content.into())
+        Self::Memory(Bytes::from_owner(Leased { content, lease }))
     }
 
     pub(super) fn is_file(&self) -> bool {
@@ -96,7 +111,7 @@ impl Content {
 impl Object {
     /// Returns whether the request selects this variant.
     pub(super) fn matches(&self, request: &HeaderMap) -> bool {
-        self.vary.key(request).is_some_and(|key| key == self.vary_key)
+        self.vary.is_none() || self.vary.key(request).is_some_and(|key| key == self.vary_key)
     }
 
     /// Returns whether `other` is of the same variant, and would therefore replace this object.
@@ -131,24 +146,43 @@ pub(super) fn announced_len(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// The stored responses of one key, newest first.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Variants(Vec<Arc<Object>>);
+/// The stored responses of one key, newest first. Usually there is one, which takes no list.
+#[derive(Debug, Clone)]
+pub(super) enum Variants {
+    One(Arc<Object>),
+    Several(Arc<[Arc<Object>]>),
+}
 
 impl Variants {
+    /// Returns `None` if there are no objects.
+    fn new(objects: &[Arc<Object>]) -> Option<Self> {
+        match objects {
+            [] => None,
+            [one] => Some(Self::One(one.clone())),
+            several => Some(Self::Several(several.into())),
+        }
+    }
+
+    fn as_slice(&self) -> &[Arc<Object>] {
+        match self {
+            Self::One(object) => std::slice::from_ref(object),
+            Self::Several(objects) => objects,
+        }
+    }
+
     /// Returns the newest variant that the request selects.
-    pub(super) fn find(&self, request: &HeaderMap) -> Option<&Arc<Object>> {
-        self.0.iter().find(|object| object.matches(request))
+    pub(super) fn find(self, request: &HeaderMap) -> Option<Arc<Object>> {
+        match self {
+            Self::One(object) => object.matches(request).then_some(object),
+            Self::Several(objects) => objects.iter().find(|o| o.matches(request)).cloned(),
+        }
     }
 
     /// Returns these variants with `object`, which replaces its own variant. Beyond `max`, the oldest one is dropped.
-    pub(super) fn with(&self, object: Arc<Object>, max: usize) -> Self {
-        let mut objects = Vec::with_capacity((self.0.len() + 1).min(max));
-        let others = self.0.iter().filter(|known| !known.is_same_variant(&object));
-        let others: Vec<_> = others.take(max.saturating_sub(1)).cloned().collect();
-        objects.push(object);
-        objects.extend(others);
-        Self(objects)
+    pub(super) fn with(&self, object: &Arc<Object>, max: usize) -> Self {
+        let others = self.iter().filter(|known| !known.is_same_variant(object));
+        let objects: Vec<_> = std::iter::once(object).chain(others).take(max).cloned().collect();
+        Self::new(&objects).unwrap_or_else(|| Self::One(object.clone()))
     }
 
     /// Returns the variants that `f` keeps or replaces; `None` if none is left.
@@ -156,15 +190,14 @@ impl Variants {
         &self,
         f: impl FnMut(&Arc<Object>) -> Option<Arc<Object>>,
     ) -> Option<Self> {
-        let left: Vec<_> = self.0.iter().filter_map(f).collect();
-        (!left.is_empty()).then_some(Self(left))
+        Self::new(&self.iter().filter_map(f).collect::<Vec<_>>())
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Object>> {
-        self.0.iter()
+        self.as_slice().iter()
     }
 
     pub(super) fn memory(&self) -> u64 {
-        self.0.iter().map(|object| object.memory()).sum()
+        self.iter().map(|object| object.memory()).sum()
     }
 }

@@ -45,8 +45,8 @@ pub(super) fn store(
         && head.len.is_none_or(|len| len == available.len)
         && available.len <= shared.store.max_in_memory().min(shared.store.max_object());
     if is_whole && lease.try_set(available.len).is_ok() {
-        let content = Content::copied(available.len, available.pieces.iter());
-        let object = Arc::new(head.into_object(content, Some(lease)));
+        let content = Content::copied(available.len, available.pieces.iter(), Some(lease));
+        let object = Arc::new(head.into_object(content));
         let is_stored = store_object(shared, leader, &object);
         return (respond::of_object_with(context, &object, parts.headers), is_stored);
     }

@@ -99,7 +99,6 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(Key, Object, u64)> {
         groups: Arc::from(groups),
         cost,
         content: Content::Memory(Bytes::new()),
-        lease: None,
         hit_fields: HitFields::default(),
     };
     input.is_empty().then_some((key, object, content_len))
@@ -129,7 +128,6 @@ mod tests {
             groups: Arc::from(["g".to_owned(), "h".to_owned()]),
             cost: Duration::from_millis(9),
             content: Content::Memory(Bytes::from_static(b"content")),
-            lease: None,
             hit_fields: HitFields::default(),
         };
         (key, object)

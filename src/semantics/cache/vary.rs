@@ -56,6 +56,11 @@ impl Vary {
         Self::Fields(names.into())
     }
 
+    /// Returns whether the response has no `Vary`, so that each request selects it.
+    pub fn is_none(&self) -> bool {
+        matches!(self, Self::Fields(names) if names.is_empty())
+    }
+
     /// Returns the key of the variant that a request selects; `None` if none matches.
     ///
     /// Requests have the same key if they differ only in the order and spelling of lists: `Accept-Encoding` and

@@ -115,7 +115,6 @@ fn write_objects(files: &Files, first: u64, n: u64) {
             groups: Arc::from([]),
             cost: Duration::ZERO,
             content: Content::Memory(Bytes::from_static(b"content")),
-            lease: None,
             hit_fields: HitFields::default(),
         };
         files.write_content(id, b"content").unwrap();
