@@ -129,6 +129,7 @@ mod pump;
 mod purge;
 mod request_fields;
 mod respond;
+mod sent_forms;
 mod service;
 mod shared;
 mod stats;

@@ -15,6 +15,7 @@ use http_body::SizeHint;
 use super::{
     hit_fields::HitFields,
     object::{Content, Object},
+    sent_forms::SentForms,
 };
 use crate::{
     Body,
@@ -65,6 +66,7 @@ impl Head {
             cost: self.cost,
             content,
             hit_fields: HitFields::default(),
+            sent_forms: SentForms::default(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 
-use super::hit_fields::HitFields;
+use super::{hit_fields::HitFields, sent_forms::SentForms};
 use crate::{
     Body,
     body::FileSlice,
@@ -38,6 +38,7 @@ pub(super) struct Object {
     pub(super) cost: Duration,
     pub(super) content: Content,
     pub(super) hit_fields: HitFields,
+    pub(super) sent_forms: SentForms,
 }
 
 /// The content of a stored response.
@@ -111,7 +112,14 @@ impl Content {
 impl Object {
     /// Returns whether the request selects this variant.
     pub(super) fn matches(&self, request: &HeaderMap) -> bool {
-        self.vary.is_none() || self.vary.key(request).is_some_and(|key| key == self.vary_key)
+        if self.vary.is_none() || self.sent_forms.has(&self.vary, request) {
+            return true;
+        }
+        let is_selected = self.vary.key(request).is_some_and(|key| key == self.vary_key);
+        if is_selected {
+            self.sent_forms.add(&self.vary, request);
+        }
+        is_selected
     }
 
     /// Returns whether `other` is of the same variant, and would therefore replace this object.

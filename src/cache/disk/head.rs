@@ -15,6 +15,7 @@ use super::{
         hit_fields::HitFields,
         key::Key,
         object::{Content, Object},
+        sent_forms::SentForms,
     },
     codec::{Input, Output, checksum},
 };
@@ -100,6 +101,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(Key, Object, u64)> {
         cost,
         content: Content::Memory(Bytes::new()),
         hit_fields: HitFields::default(),
+        sent_forms: SentForms::default(),
     };
     input.is_empty().then_some((key, object, content_len))
 }
@@ -129,6 +131,7 @@ mod tests {
             cost: Duration::from_millis(9),
             content: Content::Memory(Bytes::from_static(b"content")),
             hit_fields: HitFields::default(),
+            sent_forms: SentForms::default(),
         };
         (key, object)
     }

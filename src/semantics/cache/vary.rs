@@ -83,6 +83,60 @@ impl Vary {
     }
 }
 
+impl Vary {
+    /// Returns the values of the fields of a request as they were sent; `None` if they are longer than `max` bytes. Requests
+    /// with the same form have the same [key](Self::key).
+    ///
+    /// ```
+    /// use http::{HeaderMap, HeaderName, header};
+    /// use vestibule::semantics::cache::Vary;
+    ///
+    /// let map = |name: HeaderName, text: &str| HeaderMap::from_iter([(name, text.parse().unwrap())]);
+    /// let vary = Vary::of(&map(header::VARY, "accept-encoding"));
+    /// let (request, other) =
+    ///     (map(header::ACCEPT_ENCODING, "gzip, br"), map(header::ACCEPT_ENCODING, "br, gzip"));
+    /// let form = vary.sent_form(&request, 100).unwrap();
+    /// assert!(vary.is_sent_as(&form, &request) && !vary.is_sent_as(&form, &other));
+    /// assert_eq!(vary.key(&request), vary.key(&other));
+    /// ```
+    pub fn sent_form(&self, request: &HeaderMap, max: usize) -> Option<Vec<u8>> {
+        let Self::Fields(names) = self else { return None };
+        let mut form = Vec::new();
+        for name in names {
+            for value in request.get_all(name) {
+                form.push(LINE);
+                form.extend_from_slice(value.as_bytes());
+                form.push(b'\n'); // no value contains one
+            }
+            form.push(END);
+        }
+        (form.len() <= max).then_some(form)
+    }
+
+    /// Returns whether a request has this [form](Self::sent_form).
+    pub fn is_sent_as(&self, form: &[u8], request: &HeaderMap) -> bool {
+        let Self::Fields(names) = self else { return false };
+        let mut rest = form;
+        let mut takes = |text: &[u8]| match rest.strip_prefix(text) {
+            Some(after) => {
+                rest = after;
+                true
+            }
+            None => false,
+        };
+        let is_same = names.iter().all(|name| {
+            let mut lines = request.get_all(name).iter();
+            lines.all(|line| takes(&[LINE]) && takes(line.as_bytes()) && takes(b"\n"))
+                && takes(&[END])
+        });
+        is_same && rest.is_empty()
+    }
+}
+
+/// The byte before each line of a field, and the byte after a field, in the form of [`Vary::sent_form`].
+const LINE: u8 = b'=';
+const END: u8 = b';';
+
 impl VaryKey {
     /// Returns the bytes of the key.
     pub fn as_bytes(&self) -> &[u8] {

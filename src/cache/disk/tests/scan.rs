@@ -4,7 +4,7 @@ use http::HeaderMap;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use super::*;
-use crate::cache::hit_fields::HitFields;
+use crate::cache::{hit_fields::HitFields, sent_forms::SentForms};
 
 /// The first directory of each thread of the scan. A pipe without a writer in each of them blocks the threads.
 pub(super) const FIRST: [&str; 4] = ["00", "01", "02", "03"];
@@ -116,6 +116,7 @@ fn write_objects(files: &Files, first: u64, n: u64) {
             cost: Duration::ZERO,
             content: Content::Memory(Bytes::from_static(b"content")),
             hit_fields: HitFields::default(),
+            sent_forms: SentForms::default(),
         };
         files.write_content(id, b"content").unwrap();
         files.write_head(id, &head::encode(&key, &object, 7).unwrap()).unwrap();
