@@ -30,18 +30,33 @@ const SHARDS: u64 = 8;
 
 /// A store in memory. S3-FIFO evicts rarely used objects.
 pub(super) struct MemoryStore {
-    objects: sync::Cache<Key, Variants, ByBytes, KeyHasher>,
+    objects: sync::Cache<Key, Entry, ByBytes, KeyHasher>,
     max_object: u64,
     max_variants: usize,
     clock: Clock,
 }
 
+/// The objects of a key, and their weight: an eviction reads it without touching the fields of the objects, which are
+/// rarely in the processor's cache by then.
+#[derive(Clone)]
+struct Entry {
+    variants: Variants,
+    weight: u64,
+}
+
+impl Entry {
+    fn new(key: &Key, variants: Variants) -> Self {
+        let weight = key.as_str().len() as u64 + variants.memory();
+        Self { variants, weight }
+    }
+}
+
 #[derive(Clone)]
 struct ByBytes;
 
-impl Weighter<Key, Variants> for ByBytes {
-    fn weight(&self, key: &Key, variants: &Variants) -> u64 {
-        key.as_str().len() as u64 + variants.memory()
+impl Weighter<Key, Entry> for ByBytes {
+    fn weight(&self, _: &Key, entry: &Entry) -> u64 {
+        entry.weight
     }
 }
 
@@ -70,9 +85,9 @@ impl MemoryStore {
 impl MemoryStore {
     /// Replaces or removes the objects of a key by the result of `f`.
     fn update(&self, key: &Key, f: impl FnMut(&Arc<Object>) -> Option<Arc<Object>>) {
-        let Some(variants) = self.objects.peek(key) else { return };
-        match variants.filter_map(f) {
-            Some(left) => self.objects.insert(key.clone(), left),
+        let Some(entry) = self.objects.peek(key) else { return };
+        match entry.variants.filter_map(f) {
+            Some(left) => self.objects.insert(key.clone(), Entry::new(key, left)),
             None => drop(self.objects.remove(key)),
         }
     }
@@ -82,7 +97,7 @@ impl MemoryStore {
     /// Removes objects with these ids whose content is in a file.
     pub(super) fn close_files(&self, key: &Key, ids: &[u64]) {
         let is_closed = |object: &Arc<Object>| object.content.is_file() && ids.contains(&object.id);
-        if self.objects.peek(key).is_some_and(|variants| variants.iter().any(is_closed)) {
+        if self.objects.peek(key).is_some_and(|entry| entry.variants.iter().any(is_closed)) {
             self.update(key, |object| (!is_closed(object)).then(|| object.clone()));
         }
     }
@@ -92,16 +107,16 @@ impl Store for MemoryStore {
     fn get(&self, key: &Key, request: &HeaderMap) -> Lookup {
         let found = self.objects.get(key);
         let has_others = found.is_some();
-        let object = found.and_then(|variants| variants.find(request));
+        let object = found.and_then(|entry| entry.variants.find(request));
         Lookup::Ready(Found { object, has_others })
     }
 
     fn insert(&self, key: &Key, object: &Arc<Object>) {
         let variants = match self.objects.peek(key) {
-            Some(variants) => variants.with(object, self.max_variants),
+            Some(entry) => entry.variants.with(object, self.max_variants),
             None => Variants::One(object.clone()),
         };
-        self.objects.insert(key.clone(), variants);
+        self.objects.insert(key.clone(), Entry::new(key, variants));
     }
 
     fn replace(&self, key: &Key, old: &Object, new: &Arc<Object>) {
@@ -121,11 +136,11 @@ impl Store for MemoryStore {
     }
 
     fn visit(&self, judge: Judge<'_>, selected: &mut dyn FnMut(&Key)) {
-        for (key, variants) in self.objects.iter() {
+        for (key, entry) in self.objects.iter() {
             let keeps = |object: &Arc<Object>| {
                 judge(&key, &object.groups, object.revision) == Verdict::Keep
             };
-            if !variants.iter().all(keeps) {
+            if !entry.variants.iter().all(keeps) {
                 selected(&key);
             }
         }
