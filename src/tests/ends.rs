@@ -1,9 +1,16 @@
 //! Tests of the ends of connections: responses arrive completely, and neither side waits for the other.
 
-use std::{convert::Infallible, future::poll_fn, pin::pin, sync::Arc, task::Poll};
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
     sync::{Notify, oneshot},
 };
@@ -12,7 +19,11 @@ use tower::service_fn;
 use super::support::{exchange, read_all, read_until, start, start_with, statuses, within};
 use crate::{
     Body, Request, Response,
-    conn::{Http1Config, h1::client::Connection},
+    conn::{
+        Http1Config, SingleUse,
+        h1::client::{Connection, Exchange},
+    },
+    net::Io,
     proto::h1::Limits,
 };
 
@@ -147,4 +158,56 @@ async fn empty_line_does_not_make_shutdown_wait_for_its_client() {
     }
     server.stop().await; // the client does not react to it
     assert_eq!(read_all(&mut client).await, "");
+}
+
+/// A stream to a server that refuses the request while it is being written, and closes the connection.
+#[derive(Default)]
+struct Refusing {
+    response: &'static [u8],
+}
+
+impl AsyncRead for Refusing {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.response.is_empty() {
+            return Poll::Pending;
+        }
+        buf.put_slice(std::mem::take(&mut self.response));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Refusing {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.response = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
+        Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Io for Refusing {}
+
+#[tokio::test]
+async fn response_to_a_failed_write_is_read_though_the_check_has_just_read() {
+    let mut connection = Connection::new(Refusing::default(), Arc::new(Limits::default()));
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(connection.poll_usable(&mut cx));
+    let mut exchange = Exchange::unconnected(Request::new(Body::empty()), (), SingleUse);
+    exchange.connect_usable(connection);
+    let Poll::Ready(Ok(response)) = pin!(exchange).poll(&mut cx) else { panic!("no response") };
+    assert_eq!(response.status(), 503);
 }

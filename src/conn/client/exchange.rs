@@ -58,7 +58,7 @@ struct Outgoing<P: Protocol, C> {
     deadline: Option<Instant>,
     /// The end of the time in which the body is held back for the answer to `Expect`.
     held_until: Option<Instant>,
-    /// Whether the task that polls next has found that nothing can be read. It is woken then.
+    /// Whether a read in this same poll was pending, so that the task is registered for reads.
     is_read_pending: bool,
     progress: Progress,
 }
@@ -105,6 +105,11 @@ impl<P: Protocol, I, C> Exchange<P, I, C> {
         self.outgoing.deadline
     }
 
+    /// Returns whether the request can be sent a second time: its body is empty, or complete.
+    pub(crate) fn can_replay(&self) -> bool {
+        self.outgoing.replay.is_some()
+    }
+
     /// Returns the head of the request, and what takes the connection at the end. `None` after the end.
     pub(crate) fn unsent(&mut self) -> Option<(&request::Parts, &mut C)> {
         let Outgoing { parts, checkin, .. } = &mut self.outgoing;
@@ -119,8 +124,9 @@ impl<P: Protocol, I, C> Exchange<P, I, C> {
 }
 
 impl<P: Protocol, I: Io, C: Checkin<Connection<P, I>>> Exchange<P, I, C> {
-    /// [Connects](Self::connect) with a connection that was found [usable](Connection::poll_usable) in the poll of the
-    /// task that polls the exchange next.
+    /// [Connects](Self::connect) with a connection that was found [usable](Connection::poll_usable). The exchange must
+    /// be polled in the same poll, with the same waker.
+    #[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "for pools of connections"))]
     pub(crate) fn connect_usable(&mut self, connection: Connection<P, I>) {
         self.connect(connection);
         self.outgoing.is_read_pending = true;

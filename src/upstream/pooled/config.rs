@@ -93,11 +93,11 @@ impl PoolConfig {
         self
     }
 
-    /// Sets the idle time after which a connection over TCP is not used for a request that is not idempotent, such as
-    /// POST: it is replaced by a new one. Defaults to [`NON_IDEMPOTENT_IDLE_TIMEOUT`].
+    /// Sets the idle time after which a connection over TCP is not used for a request that could not be sent again: one
+    /// that is not idempotent, such as POST, or whose body is a stream. The connection is replaced by a new one. Defaults to [`NON_IDEMPOTENT_IDLE_TIMEOUT`].
     ///
     /// A server may be gone without a packet that says so, for example after a network failure in which it was
-    /// restarted. A request on such a connection fails, and only an idempotent one may be sent again: not even a reset
+    /// restarted. A request on such a connection fails, and only an idempotent one may be sent again, if its body is kept: not even a reset
     /// before the first acknowledgement shows that the server did not read the request, since a server that closes at
     /// once acknowledges nothing, and acknowledgements can be lost.
     ///

@@ -92,7 +92,7 @@ fn checkout<P: Protocol>(
     now: Instant,
     cx: &mut Context<'_>,
 ) -> Next<P> {
-    let deadline = exchange.deadline();
+    let (deadline, can_replay) = (exchange.deadline(), exchange.can_replay());
     let (head, ReturnToPool { server, runtime, slot }) = exchange.unsent().expect(ENDED);
     let here = Handle::current().id();
     *runtime = Some(here);
@@ -102,7 +102,7 @@ fn checkout<P: Protocol>(
             let idle_for = now.saturating_duration_since(idle.since);
             if idle_for >= server.config.non_idempotent_idle_timeout
                 && matches!(server.address, Address::Tcp(_))
-                && !may_repeat(head)
+                && !(can_replay && may_repeat(head))
             {
                 break; // it is closed, and the others are older
             }

@@ -99,17 +99,23 @@ async fn connection_that_was_idle_for_long_is_replaced_for_a_request_that_is_not
     let pool = PoolConfig::new().idle_timeout(60 * SEC).non_idempotent_idle_timeout(10 * SEC);
     let remote = Remote::builder(address).pool(pool).build();
     send(&remote).await;
-    for (wait, method, connections) in [
-        (9, Method::POST, 1),
-        (11, Method::GET, 1),
-        (11, Method::PUT, 1),
-        (11, Method::POST, 2),
-        (9, Method::PATCH, 2),
+    for (wait, method, is_streamed, connections) in [
+        (9, Method::POST, false, 1),
+        (11, Method::GET, false, 1),
+        (11, Method::PUT, false, 1),
+        (11, Method::POST, false, 2),
+        (9, Method::PATCH, false, 2),
+        (9, Method::PUT, true, 2),
+        (11, Method::PUT, true, 3),
     ] {
         pause();
         advance(wait * SEC).await;
         tokio::time::resume();
-        let request = Request::builder().method(&method).uri("/").body(Body::empty()).unwrap();
+        let (sender, streamed) = Body::channel(Some(5));
+        sender.send("piece".into()).unwrap();
+        sender.finish(None);
+        let body = if is_streamed { streamed } else { Body::empty() };
+        let request = Request::builder().method(&method).uri("/").body(body).unwrap();
         remote.clone().oneshot(request).await.unwrap();
         let counts = (accepted.load(SeqCst), remote.idle_connections());
         assert_eq!(counts, (connections, 1), "{method} after {wait} more seconds");
