@@ -61,7 +61,7 @@ impl Group {
         self.options.load_full()
     }
 
-    pub(super) fn set_options(&self, options: Arc<HealthOptions>) {
+    pub(super) fn set_options(&self, options: &Arc<HealthOptions>) {
         self.options.store(options.clone());
         self.members.load().iter().for_each(|member| member.set_options(options.clone()));
         self.recount();

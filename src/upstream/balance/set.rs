@@ -84,8 +84,10 @@ impl<S, P: Pick> Shared<S, P> {
     }
 
     fn publish(&self, endpoints: Arc<[Endpoint<S>]>, policy: Arc<P>) {
-        let handles = endpoints.iter().map(|endpoint| endpoint.handle().clone()).collect();
+        let handles: Vec<_> = endpoints.iter().map(|endpoint| endpoint.handle().clone()).collect();
         let options = self.group.options();
+        // Before a request can pick a new endpoint.
+        handles.iter().for_each(|handle| handle.set_options(options.clone()));
         self.set.store(Arc::new(Set::new(endpoints, policy, options)));
         self.group.set_members(handles); // wakes queued requests
     }
@@ -97,7 +99,7 @@ impl<S, P> Shared<S, P> {
         let _one_at_a_time = self.lock();
         let options = Arc::new(options);
         self.set.store(Arc::new(self.set.load().with_options(options.clone())));
-        self.group.set_options(options);
+        self.group.set_options(&options);
     }
 
     fn lock(&self) -> MutexGuard<'_, ()> {

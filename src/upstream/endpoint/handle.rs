@@ -51,7 +51,7 @@ struct State {
     success: SuccessRate,
     window: Window,
     options: ArcSwap<HealthOptions>,
-    /// Whether the options detect outliers. Apart, since each response needs it.
+    /// Whether the options detect outliers. A copy beside `options`, so that a response need not load them.
     has_outliers: AtomicBool,
     errors: Mutex<VecDeque<(Arc<str>, Instant)>>,
     is_idle: Notify,
@@ -318,7 +318,11 @@ impl EndpointHandle {
     }
 
     pub(in crate::upstream) fn set_options(&self, options: Arc<HealthOptions>) {
-        self.0.has_outliers.store(options.has_outliers(), Relaxed);
+        let has_outliers = options.has_outliers();
+        if has_outliers && !self.0.has_outliers.load(Relaxed) {
+            self.take_sample(); // of the time in which they were detected last
+        }
+        self.0.has_outliers.store(has_outliers, Relaxed);
         self.0.options.store(options);
     }
 
