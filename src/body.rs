@@ -77,6 +77,10 @@ use crate::error::BoxError;
 #[derive(Default)]
 pub struct Body(Kind);
 
+// Every layer moves the body.
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Body>() <= 40);
+
 /// The content of a body. Drivers get it from [`Body::into_kind`].
 #[derive(Default)]
 pub(crate) enum Kind {

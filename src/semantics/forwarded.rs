@@ -100,7 +100,7 @@ impl ForwardedFields {
         self.apply_to(headers, peer, host.cloned());
     }
 
-    /// [`apply`](Self::apply) with a host of its own.
+    /// Like [`apply`](Self::apply), but takes ownership of `host`.
     pub(super) fn apply_to(&self, headers: &mut HeaderMap, peer: &Peer, host: Option<HeaderValue>) {
         remove_untrusted(headers, self.trust);
         if self.trust == Trust::Keep {
