@@ -126,45 +126,62 @@ impl Lane {
         work: Work,
     ) -> Option<After> {
         let Work { job, request, .. } = work;
-        let mut has_ended = false;
-        let result = {
-            let worker = (self.id, &*self.shared.pool);
-            let mut exchange = pin!(exchange(&self.link, worker, request, &job));
-            tokio::select! {
-                biased;
-                result = &mut exchange => result,
-                _ = wait_stopped(stopped) => return None,
-                () = child.ended() => {
-                    has_ended = true;
-                    self.link.on_exit();
-                    child.kill_group(); // its descendants could run forever
-                    tokio::select! {
-                        biased;
-                        result = last_answer(exchange, &job) => result,
-                        _ = wait_stopped(stopped) => return None,
-                    }
-                }
-            }
-        };
-        let pool = &self.shared.pool;
-        let failed = match result {
-            Ok(done) => {
-                let is_broken = matches!(&done, Done::Body(_, Ended::Failed(_)));
-                let may_end = is_broken && self.link.is_disconnected();
-                let crashed =
-                    has_ended || self.link.is_violated() || (may_end && exits_soon(child).await);
-                if crashed || !is_caller_waiting(&done, &job) {
-                    self.link.close_idle();
-                }
-                // The worker is idle before its caller gets the response, so that the caller finds its capacity
-                // released.
-                let after = pool.done_ahead(self.id, crashed && is_broken);
-                drop(job.take_permit());
-                done.report(&job);
-                return Some(After { stays: after.stays && !crashed, ..after });
-            }
-            Err(failed) => failed,
-        };
+        let (result, has_ended) = self.exchange(child, stopped, request, &job).await?;
+        Some(match result {
+            Ok(done) => self.finish(child, done, &job, has_ended).await,
+            Err(failed) => self.fail(child, failed, &job, has_ended).await,
+        })
+    }
+
+    /// Sends a request and its response. Returns the result, and whether the process has ended meanwhile; `None` if the
+    /// worker was abandoned or stopped.
+    async fn exchange(
+        &self,
+        child: &Child,
+        stopped: &mut watch::Receiver<Option<StopReason>>,
+        request: crate::Request,
+        job: &Arc<Job>,
+    ) -> Option<(Result<Done, ExchangeFailed>, bool)> {
+        let worker = (self.id, &*self.shared.pool);
+        let mut exchange = pin!(exchange(&self.link, worker, request, job));
+        tokio::select! {
+            biased;
+            result = &mut exchange => return Some((result, false)),
+            _ = wait_stopped(stopped) => return None,
+            () = child.ended() => {}
+        }
+        self.link.on_exit();
+        child.kill_group(); // its descendants could run forever
+        tokio::select! {
+            biased;
+            result = last_answer(exchange, job) => Some((result, true)),
+            _ = wait_stopped(stopped) => None,
+        }
+    }
+
+    /// Reports the end of a request that the worker has answered. Returns what the worker does after that.
+    async fn finish(&self, child: &Child, done: Done, job: &Arc<Job>, has_ended: bool) -> After {
+        let is_broken = matches!(&done, Done::Body(_, Ended::Failed(_)));
+        let may_end = is_broken && self.link.is_disconnected();
+        let crashed = has_ended || self.link.is_violated() || (may_end && exits_soon(child).await);
+        if crashed || !is_caller_waiting(&done, job) {
+            self.link.close_idle();
+        }
+        // The worker is idle before its caller gets the response, so that the caller finds its capacity released.
+        let after = self.shared.pool.done_ahead(self.id, crashed && is_broken);
+        drop(job.take_permit());
+        done.report(job);
+        After { stays: after.stays && !crashed, ..after }
+    }
+
+    /// Queues a failed request again, or answers it with its error. Returns what the worker does after that.
+    async fn fail(
+        &self,
+        child: &Child,
+        failed: ExchangeFailed,
+        job: &Arc<Job>,
+        has_ended: bool,
+    ) -> After {
         let ExchangeFailed { request, delivery, is_fatal, is_taken_back, error } = failed;
         let crashed = has_ended || is_fatal || !is_taken_back && exits_soon(child).await;
         let is_sent = delivery != Delivery::NotSent;
@@ -173,9 +190,10 @@ impl Lane {
             // A request for a tunnel is not sent again.
             !is_sent || request.method().is_idempotent() && !request.headers().contains_key(UPGRADE)
         });
-        Some(match request {
+        let pool = &self.shared.pool;
+        match request {
             Some(request) => {
-                pool.requeue(self.id, &job, Unanswered { request, is_sent, crashed, error })
+                pool.requeue(self.id, job, Unanswered { request, is_sent, crashed, error })
             }
             None => {
                 let stays = pool.done(self.id, crashed);
@@ -183,7 +201,7 @@ impl Lane {
                 job.answer(Err(error));
                 After { stays, ahead: None }
             }
-        })
+        }
     }
 }
 
