@@ -29,11 +29,12 @@
 //! # let _ = echo;
 //! ```
 
+mod stream;
+
 use std::{
     any::Any,
     fmt,
     future::Future,
-    io::{self, IoSlice},
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -48,12 +49,9 @@ use http::{
     header::{SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_VERSION},
 };
 use http_body::SizeHint;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::watch,
-};
+use tokio::sync::watch;
 
-use super::{read_ahead::ReadAhead, websocket};
+use super::websocket;
 use crate::{
     Response,
     body::{Body, PollSegment, Segments},
@@ -64,14 +62,7 @@ use crate::{
     },
 };
 
-/// The stream of an upgraded connection, beginning with the bytes that were read ahead.
-pub struct Upgraded {
-    io: Box<dyn Io>,
-    read_ahead: ReadAhead,
-    written: Arc<AtomicU64>,
-    /// Whether a shutdown has started; `None` for a connection to a server.
-    draining: Option<watch::Receiver<bool>>,
-}
+pub use stream::Upgraded;
 
 /// A tunnel, which runs in the task of its connection.
 pub(crate) struct Tunnel {
@@ -247,7 +238,8 @@ impl Takeover {
     ) -> Option<Tunnel> {
         let start = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         let (draining, watch) = watch::channel(false);
-        let stream = Upgraded { draining: Some(watch), ..Upgraded::new(io, read_ahead) };
+        let mut stream = Upgraded::new(io, read_ahead);
+        stream.draining = Some(watch);
         let written = stream.written.clone();
         Some(Tunnel { future: start(stream), written, draining, _body: body })
     }
@@ -267,108 +259,6 @@ impl Tunnel {
     /// Tells the tunnel that a shutdown has started.
     pub(crate) fn begin_drain(&self) {
         self.draining.send_if_modified(|is_draining| !std::mem::replace(is_draining, true));
-    }
-}
-
-impl Upgraded {
-    pub(crate) fn new(io: impl Io + 'static, read_ahead: BytesMut) -> Self {
-        let read_ahead = ReadAhead::new(read_ahead);
-        Self { io: Box::new(io), read_ahead, written: Arc::default(), draining: None }
-    }
-
-    /// Waits until a shutdown of the server has begun. The tunnel should end then, a WebSocket by a Close frame: it
-    /// is aborted after the [`shutdown_timeout`](crate::serve::Serve::shutdown_timeout). Never ready for a connection
-    /// to a server.
-    pub fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
-        let draining = self.draining.clone();
-        async move {
-            if let Some(mut draining) = draining
-                && draining.wait_for(|is_draining| *is_draining).await.is_ok()
-            {
-                return;
-            }
-            std::future::pending().await // the connection has ended, and the tunnel is dropped
-        }
-    }
-
-    /// Returns a check of whether [`draining`](Self::draining) may be ready, which costs less than a poll of it.
-    #[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "for tunnels to servers"))]
-    pub(crate) fn may_be_draining(&self) -> impl Fn() -> bool + Send + use<> {
-        let draining = self.draining.clone();
-        move || draining.as_ref().is_some_and(|watch| !matches!(watch.has_changed(), Ok(false)))
-    }
-
-    fn count(&self, result: &Poll<io::Result<usize>>) {
-        if let Poll::Ready(Ok(n)) = result {
-            self.written.fetch_add(*n as u64, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Io for Upgraded {
-    fn needs_shutdown(&self) -> bool {
-        self.io.needs_shutdown()
-    }
-
-    fn is_read_pending(&self) -> bool {
-        self.read_ahead.len() == 0 && self.io.is_read_pending()
-    }
-
-    fn reset_on_close(&mut self) {
-        self.io.reset_on_close();
-    }
-}
-
-impl AsyncRead for Upgraded {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        this.read_ahead.poll_read(&mut this.io, cx, buf)
-    }
-}
-
-impl AsyncWrite for Upgraded {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.count(&result);
-        result
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.count(&result);
-        result
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
-impl fmt::Debug for Upgraded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upgraded")
-            .field("read_ahead", &self.read_ahead.len())
-            .finish_non_exhaustive()
     }
 }
 
