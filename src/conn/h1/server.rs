@@ -1,6 +1,7 @@
 //! The server's HTTP/1.1 driver: one connection, one service, requests one after the other.
 
 mod active;
+mod deadlines;
 mod driver;
 mod exchange;
 mod idle;

@@ -10,10 +10,13 @@ use std::{
 
 use bytes::BytesMut;
 
-use super::active::{Active, Stage};
+use super::{
+    active::{Active, Stage},
+    deadlines::deadline_after,
+};
 use crate::{
     HttpService,
-    conn::{Config, log_request, output::AfterFlush, thread_buffers, timer::Timer},
+    conn::{Config, output::AfterFlush, thread_buffers, timer::Timer},
     net::{DrainWatch, Io, clock},
     peer::{Peer, RequestId},
 };
@@ -95,12 +98,7 @@ where
                 steps += 1;
                 continue; // the flush has made room for the next step
             }
-            if let Stage::Switch(_) = active.stage
-                && active.output.is_empty()
-            {
-                return Poll::Ready(Ok(()));
-            }
-            if let Stage::End | Stage::Http2 = active.stage {
+            if has_ended(active) {
                 return Poll::Ready(Ok(()));
             }
             if steps >= MAX_STEPS_PER_POLL {
@@ -165,26 +163,7 @@ where
         now: Instant,
         cx: &mut Context<'_>,
     ) -> io::Result<Poll<()>> {
-        let wanted = match active.stage {
-            Stage::Head(_) => active.output.has_room() && self.can_read_head(active, now, cx),
-            Stage::Discard(..) => {
-                active.output.has_room() && (active.upload.is_none() || active.wants_upload())
-            }
-            Stage::Linger(..) => true,
-            // No read before the service has taken the request.
-            Stage::Admit(..)
-            | Stage::Close { .. }
-            | Stage::Http2
-            | Stage::Switch(_)
-            | Stage::End => false,
-            Stage::Call(..) | Stage::Respond(_) => {
-                active.wants_upload()
-                    || (active.upload.is_none()
-                        && active.input.len() < self.config.http1.read_ahead
-                        && !active.read_closed)
-            }
-        };
-        if !wanted {
+        if !self.wants_input(active, now, cx) {
             return Ok(Poll::Pending);
         }
         let read = if active.upload.is_some() {
@@ -220,6 +199,29 @@ where
                 Ok(Poll::Ready(()))
             }
             Poll::Ready(Err(e)) => Err(e),
+        }
+    }
+
+    /// Returns whether the stage allows a read.
+    fn wants_input(&self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> bool {
+        match active.stage {
+            Stage::Head(_) => active.output.has_room() && self.can_read_head(active, now, cx),
+            Stage::Discard(..) => {
+                active.output.has_room() && (active.upload.is_none() || active.wants_upload())
+            }
+            Stage::Linger(..) => true,
+            // No read before the service has taken the request.
+            Stage::Admit(..)
+            | Stage::Close { .. }
+            | Stage::Http2
+            | Stage::Switch(_)
+            | Stage::End => false,
+            Stage::Call(..) | Stage::Respond(_) => {
+                active.wants_upload()
+                    || (active.upload.is_none()
+                        && active.input.len() < self.config.http1.read_ahead
+                        && !active.read_closed)
+            }
         }
     }
 
@@ -271,90 +273,6 @@ where
         }
     }
 
-    /// Returns the earliest deadline of this stage.
-    fn deadline(&self, active: &Active) -> Option<Instant> {
-        let read = match &active.stage {
-            // The client is not idle while a response is being sent to it.
-            Stage::Head(_) | Stage::Discard(..) if !active.output.is_empty() => None,
-            Stage::Head(gate) if gate.is_waiting() => None,
-            Stage::Discard(_, until) if active.has_stalled_reader() => Some(*until),
-            Stage::Head(_) => {
-                [active.core.deadline(), active.drain_until].into_iter().flatten().min()
-            }
-            Stage::Discard(..) => active.core.deadline(),
-            Stage::Admit(_, until) | Stage::Linger(_, until) => Some(*until),
-            Stage::Call(..) | Stage::Respond(_) if active.wants_upload() => active.core.deadline(),
-            Stage::Call(_, since) => since.checked_add(self.config.answer_timeout),
-            Stage::Respond(_)
-            | Stage::Close { .. }
-            | Stage::Http2
-            | Stage::Switch(_)
-            | Stage::End => None,
-        };
-        let write = active.output.next_update(self.config.write_timeout);
-        let deadlines = [write, read, self.half_close_deadline(active)];
-        deadlines.into_iter().flatten().min()
-    }
-
-    /// Returns the time at which a half-closed client counts as disconnected. `None` while output is queued:
-    /// a client that reads it is still there.
-    fn half_close_deadline(&self, active: &Active) -> Option<Instant> {
-        let waits = matches!(active.stage, Stage::Call(..) | Stage::Respond(_));
-        let since = active.half_closed.filter(|_| waits && active.output.is_empty())?;
-        since.checked_add(self.config.http1.half_close)
-    }
-
-    /// Handles a deadline that has passed. Returns `false` if the connection ends now.
-    fn handle_expiry(&mut self, active: &mut Active) -> io::Result<bool> {
-        // This poll may have taken long itself, so its `now` is stale.
-        let now = clock::now();
-        let timeout = self.config.write_timeout;
-        if active.output.next_update(timeout).is_some_and(|update| update <= now) {
-            active.output.update_progress(&self.io, now, self.config.write_rate);
-            if active.output.deadline(timeout).is_some_and(|deadline| deadline <= now) {
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "the client does not read the response",
-                ));
-            }
-            return Ok(true);
-        }
-        if self.half_close_deadline(active).is_some_and(|d| d <= now) {
-            return Ok(false);
-        }
-        match active.stage {
-            Stage::Head(_) if active.drain_until.is_some_and(|d| d <= now) => {
-                // The request is incomplete, so none is lost.
-                active.stage = Stage::Close { linger: !active.read_closed };
-            }
-            Stage::Discard(..) if active.has_stalled_reader() => active.upload = None,
-            Stage::Admit(..) => {
-                let message = "the service was not ready in time";
-                log_request!(warn, "vestibule::request", &self.request_info(active), "{message}");
-                self.refuse(active, http::StatusCode::SERVICE_UNAVAILABLE);
-            }
-            Stage::Call(..) if !active.wants_upload() => {
-                let message = "the service did not answer in time";
-                log_request!(error, "vestibule::request", &self.request_info(active), "{message}");
-                self.refuse(active, http::StatusCode::GATEWAY_TIMEOUT);
-            }
-            Stage::Head(_) | Stage::Discard(..) | Stage::Call(..) | Stage::Respond(_) => {
-                match active.core.timeout() {
-                    Some(fault) => self.fail_request(active, fault),
-                    None => return Ok(false),
-                }
-            }
-            Stage::Linger(..)
-            | Stage::Close { .. }
-            | Stage::Http2
-            | Stage::Switch(_)
-            | Stage::End => {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
     /// Closes a connection whose output is flushed; lingers if the client may still be sending.
     pub(super) fn poll_close(
         &mut self,
@@ -404,8 +322,17 @@ where
     }
 }
 
-/// Returns `now + span`, or a time a century away if that overflows.
-pub(super) fn deadline_after(now: Instant, span: Duration) -> Instant {
-    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-    now.checked_add(span).unwrap_or(now + CENTURY)
+/// Returns whether the driver has nothing more to do: the connection is closed, or its transport goes elsewhere.
+fn has_ended(active: &Active) -> bool {
+    match active.stage {
+        Stage::End | Stage::Http2 => true,
+        Stage::Switch(_) => active.output.is_empty(),
+        Stage::Head(_)
+        | Stage::Admit(..)
+        | Stage::Call(..)
+        | Stage::Respond(_)
+        | Stage::Discard(..)
+        | Stage::Close { .. }
+        | Stage::Linger(..) => false,
+    }
 }

@@ -9,7 +9,8 @@ use http::{HeaderMap, Method, Request, StatusCode, Version, header::VARY, reques
 
 use super::{
     active::{Active, Stage},
-    driver::{Driver, Step, deadline_after},
+    deadlines::deadline_after,
+    driver::{Driver, Step},
 };
 use crate::{
     HttpService,

@@ -10,7 +10,8 @@ use http::{HeaderMap, StatusCode, header::UPGRADE, response};
 
 use super::{
     active::{Active, Stage, Upload},
-    driver::{Driver, Step, deadline_after},
+    deadlines::deadline_after,
+    driver::{Driver, Step},
 };
 use crate::{
     HttpService, Response,
