@@ -1,9 +1,18 @@
-//! `Lines`: captured log lines, for tests.
+//! For tests: captured log lines, and a socket that accepts nothing more.
 
 use std::{
     io::{self, Write},
-    sync::{Arc, Mutex},
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
 };
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::net::Io;
 
 /// The lines that a subscriber has written.
 #[derive(Clone, Default)]
@@ -35,5 +44,38 @@ impl Write for Lines {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// A socket whose send queue is full, with the number of bytes that its peer has not taken.
+pub(crate) struct FullSocket(pub(crate) Arc<AtomicU64>);
+
+impl Io for FullSocket {
+    fn send_queue_len(&self) -> Option<u64> {
+        Some(self.0.load(Relaxed))
+    }
+}
+
+impl AsyncRead for FullSocket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for FullSocket {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Pending
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }

@@ -24,7 +24,7 @@ const UPDATES_PER_TIMEOUT: u32 = 10;
 /// Progress is data that has left the kernel's send queue, not data that the kernel accepts: the queue grows
 /// and shrinks by itself, and a write that fills it says nothing about the peer.
 #[derive(Debug)]
-pub(super) struct SlowReader {
+pub(in crate::conn) struct SlowReader {
     began: Instant,
     /// Bytes in the kernel's send queue at the beginning; `None` if unknown.
     queued: Option<u64>,
@@ -43,7 +43,7 @@ pub(super) struct SlowReader {
 
 impl SlowReader {
     /// Starts the measurement, at the first write that has to wait for the peer of `io`.
-    pub(super) fn begin(io: &impl Io, now: Instant, rate: MinRate) -> Self {
+    pub(in crate::conn) fn begin(io: &impl Io, now: Instant, rate: MinRate) -> Self {
         Self {
             began: now,
             queued: io.send_queue_len(),
@@ -58,7 +58,7 @@ impl SlowReader {
     }
 
     /// Adds bytes that the kernel has accepted.
-    pub(super) fn add_accepted(&mut self, bytes: u64) {
+    pub(in crate::conn) fn add_accepted(&mut self, bytes: u64) {
         self.accepted += bytes;
     }
 
@@ -81,7 +81,7 @@ impl SlowReader {
     }
 
     /// Counts what the peer has taken since the last update, and so moves its deadline.
-    pub(super) fn update(&mut self, io: &impl Io, now: Instant, rate: MinRate) {
+    pub(in crate::conn) fn update(&mut self, io: &impl Io, now: Instant, rate: MinRate) {
         self.last_update = now;
         let taken = match self.queued {
             None => self.accepted,
@@ -101,7 +101,7 @@ impl SlowReader {
 
     /// Returns the time at which the peer is too slow if it takes nothing until then: it must make progress
     /// within `timeout`, and keep the minimum rate. `None` if no data waits for it.
-    pub(super) fn deadline(&self, timeout: Duration) -> Option<Instant> {
+    pub(in crate::conn) fn deadline(&self, timeout: Duration) -> Option<Instant> {
         if self.paused_since.is_some() {
             return None;
         }
@@ -112,7 +112,7 @@ impl SlowReader {
     }
 
     /// Returns the time of the next [update](Self::update), at most the [deadline](Self::deadline).
-    pub(super) fn next_update(&self, timeout: Duration) -> Option<Instant> {
+    pub(in crate::conn) fn next_update(&self, timeout: Duration) -> Option<Instant> {
         let deadline = self.deadline(timeout)?;
         let next = self.last_update.checked_add(timeout / UPDATES_PER_TIMEOUT);
         Some(next.map_or(deadline, |next| next.min(deadline)))
@@ -129,9 +129,42 @@ impl SlowReader {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    };
+
     use tokio::io::duplex;
 
     use super::*;
+    use crate::conn::testing::FullSocket;
+
+    #[test]
+    fn peer_that_stops_is_given_up_within_a_tenth_of_the_timeout() {
+        const TIMEOUT: Duration = Duration::from_secs(60);
+        let began = crate::net::clock::now();
+        for last_taken in [0, 1, 7, 40, 59, 61] {
+            let queue = Arc::new(AtomicU64::new(1000));
+            let io = FullSocket(queue.clone());
+            let mut reader = SlowReader::begin(&io, began, MinRate::NONE);
+            let is_given_up = |&second: &u64| {
+                let now = began + Duration::from_secs(second);
+                let has_passed = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+                if second <= last_taken {
+                    queue.fetch_sub(1, Relaxed);
+                }
+                if has_passed(reader.next_update(TIMEOUT)) {
+                    reader.update(&io, now, MinRate::NONE);
+                }
+                has_passed(reader.deadline(TIMEOUT))
+            };
+            let stalled = (0..200).find(is_given_up).unwrap() - last_taken;
+            assert!(
+                (60..=66).contains(&stalled),
+                "{stalled} s after the last byte at {last_taken} s"
+            );
+        }
+    }
 
     #[test]
     fn fast_reader_is_reported_once_after_256_kib_at_1_mib_per_second() {
