@@ -14,13 +14,15 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::sync::oneshot;
 
-use self::{in_kernel::InKernel, reader::SlowReader};
+use self::in_kernel::InKernel;
 use super::thread_buffers;
 use crate::{
     body::{FileSlice, Pipe},
     net::Io,
     peer::MinRate,
 };
+
+pub(super) use reader::SlowReader;
 
 /// Pieces up to this size, 16 KiB, are copied behind the head, so that one write takes both: copying
 /// 16 KiB costs about as much as a second I/O vector.

@@ -13,9 +13,9 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
-    conn::{read_ahead::ReadAhead, thread_buffers},
+    conn::{output::SlowReader, read_ahead::ReadAhead, thread_buffers},
     net::{Io, clock},
-    peer::{MinRate, RateMeter},
+    peer::MinRate,
     proto::h2::{Flood, FrameLimits, FrameMeter, Sent, SentFrames},
 };
 
@@ -60,8 +60,10 @@ struct Progress {
     sent: SentFrames,
     flood: Option<Flood>,
     rate: MinRate,
-    /// The last progress of a write that waits for the peer, and its rate.
-    blocked: Option<(Instant, RateMeter)>,
+    /// `None` while no write waits for the peer.
+    reader: Option<SlowReader>,
+    /// Whether only bytes that the stream itself holds wait, as TLS does.
+    waits_for_flush: bool,
 }
 
 impl<I: Io> Wire<I> {
@@ -73,7 +75,8 @@ impl<I: Io> Wire<I> {
         limits: FrameLimits,
     ) -> Self {
         let (meter, sent) = (FrameMeter::new(limits), SentFrames::default());
-        let progress = Progress { meter, sent, flood: None, rate, blocked: None };
+        let progress =
+            Progress { meter, sent, flood: None, rate, reader: None, waits_for_flush: false };
         Self::new(io, read_ahead, Some(progress))
     }
 
@@ -131,21 +134,30 @@ impl<I> WireState<I> {
         }
     }
 
-    /// Returns the time at which the peer is too slow: it reads nothing from the socket for `write`, or less than the
-    /// minimum rate, or takes more than `head` for the head of a request.
-    pub(super) fn deadline(&self, write: Duration, head: Duration) -> Option<Instant> {
+    /// Returns the time at which [`is_too_slow`](Self::is_too_slow) must be called.
+    pub(super) fn next_update(&self, write: Duration, head: Duration) -> Option<Instant> {
         let state = self.lock();
         let progress = state.progress.as_ref()?;
-        let head = progress.meter.head_since().and_then(|since| since.checked_add(head));
-        let (stalled, rate) = match &progress.blocked {
-            Some((since, meter)) => (since.checked_add(write), meter.deadline()),
-            None => (None, None),
-        };
-        [head, stalled, rate].into_iter().flatten().min()
+        let write = progress.reader.as_ref().and_then(|reader| reader.next_update(write));
+        [progress.head_deadline(head), write].into_iter().flatten().min()
     }
 }
 
 impl<I: Io> WireState<I> {
+    /// Returns whether the peer is too slow: it takes nothing from the socket for `write`, or less than the minimum rate,
+    /// or takes more than `head` for the head of a request.
+    pub(super) fn is_too_slow(&self, now: Instant, write: Duration, head: Duration) -> bool {
+        let mut state = self.lock();
+        let State { io, progress, .. } = &mut *state;
+        let Some(progress) = progress else { return false };
+        let has_passed = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
+        let reads_too_slowly = progress.reader.as_mut().is_some_and(|reader| {
+            reader.update(io, now, progress.rate);
+            has_passed(reader.deadline(write))
+        });
+        reads_too_slowly || has_passed(progress.head_deadline(head))
+    }
+
     /// Writes the collected frames. Must be called at the end of each poll of the connection.
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.lock().poll_flush(cx)
@@ -159,18 +171,40 @@ impl Progress {
         }
     }
 
-    /// Records a write of `written` of `offered` bytes; `None` if it is pending.
-    fn record_write(&mut self, offered: usize, written: Option<usize>) {
-        let written_len = written.unwrap_or(0);
-        if written == Some(offered) {
-            self.blocked = None;
-            return;
+    /// Returns the time at which the head of a request takes too long.
+    fn head_deadline(&self, timeout: Duration) -> Option<Instant> {
+        self.meter.head_since()?.checked_add(timeout)
+    }
+
+    /// Records the result of a write of `offered` bytes.
+    fn record_write(&mut self, io: &impl Io, offered: usize, result: &Poll<io::Result<usize>>) {
+        let written = match result {
+            Poll::Ready(Ok(n)) if *n == offered => {
+                self.reader = None;
+                return;
+            }
+            Poll::Ready(Ok(n)) => *n,
+            Poll::Ready(Err(_)) => return,
+            Poll::Pending => 0,
+        };
+        self.waits_for_flush = false;
+        let now = clock::now();
+        match &mut self.reader {
+            None => self.reader = Some(SlowReader::begin(io, now, self.rate)),
+            Some(_) if written == 0 => {}
+            Some(reader) => {
+                reader.add_accepted(written as u64);
+                reader.update(io, now, self.rate);
+            }
         }
-        let (now, rate) = (clock::now(), self.rate);
-        let (since, meter) = self.blocked.get_or_insert_with(|| (now, RateMeter::start(rate, now)));
-        if written_len > 0 {
-            *since = now;
-            meter.record(rate, now, written_len as u64);
+    }
+
+    fn record_flush(&mut self, io: &impl Io, is_pending: bool) {
+        if is_pending && self.reader.is_none() {
+            self.reader = Some(SlowReader::begin(io, clock::now(), self.rate));
+            self.waits_for_flush = true;
+        } else if !is_pending && std::mem::take(&mut self.waits_for_flush) {
+            self.reader = None;
         }
     }
 
@@ -181,14 +215,6 @@ impl Progress {
             let n = left.min(buf.len());
             self.sent.record(&buf[..n], &mut self.meter);
             left -= n;
-        }
-    }
-
-    fn record_result(&mut self, offered: usize, result: &Poll<io::Result<usize>>) {
-        match result {
-            Poll::Ready(Ok(n)) => self.record_write(offered, Some(*n)),
-            Poll::Ready(Err(_)) => {}
-            Poll::Pending => self.record_write(offered, None),
         }
     }
 }
@@ -232,7 +258,7 @@ impl<I: Io> State<I> {
                 let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
                 self.is_unflushed = true;
                 if let Some(progress) = &mut self.progress {
-                    progress.record_result(len, &result);
+                    progress.record_write(&self.io, len, &result);
                     progress.record_sent(bufs, &result);
                 }
                 return result;
@@ -252,7 +278,7 @@ impl<I: Io> State<I> {
         while !self.collected.is_empty() {
             let result = Pin::new(&mut self.io).poll_write(cx, &self.collected);
             if let Some(progress) = &mut self.progress {
-                progress.record_result(self.collected.len(), &result);
+                progress.record_write(&self.io, self.collected.len(), &result);
                 progress.record_sent(&[IoSlice::new(&self.collected)], &result);
             }
             let n = ready!(result)?;
@@ -276,10 +302,8 @@ impl<I: Io> State<I> {
         }
         if self.is_unflushed {
             let result = Pin::new(&mut self.io).poll_flush(cx);
-            if result.is_pending()
-                && let Some(progress) = &mut self.progress
-            {
-                progress.record_write(1, None); // TLS has buffered bytes
+            if let Some(progress) = &mut self.progress {
+                progress.record_flush(&self.io, result.is_pending());
             }
             ready!(result)?;
             self.is_unflushed = false;
@@ -339,5 +363,44 @@ impl<I> fmt::Debug for WireState<I> {
 impl<I> fmt::Debug for Wire<I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Wire").field(&self.0).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicU64, Ordering::Relaxed},
+        task::Waker,
+    };
+
+    use tokio::time::{advance, pause};
+
+    use super::*;
+    use crate::conn::testing::FullSocket;
+
+    const SEC: Duration = Duration::from_secs(1);
+
+    #[tokio::test]
+    async fn client_is_too_slow_only_if_it_takes_nothing_from_the_socket() {
+        pause();
+        let queue = Arc::new(AtomicU64::new(100_000));
+        let (rate, limits) = (MinRate::NONE, FrameLimits::default());
+        let mut wire = Wire::of_client(FullSocket(queue.clone()), BytesMut::new(), rate, limits);
+        let (state, mut cx) = (wire.state(), Context::from_waker(Waker::noop()));
+        assert!(Pin::new(&mut wire).poll_write(&mut cx, b"frame").is_ready(), "it is collected");
+        assert!(state.poll_flush(&mut cx).is_pending());
+        let is_too_slow = || state.is_too_slow(clock::now(), 60 * SEC, SEC);
+        for _ in 0..10 {
+            queue.fetch_sub(100, Relaxed);
+            for _ in 0..9 {
+                advance(6 * SEC).await;
+                assert!(!is_too_slow());
+            }
+        }
+        // The last 100 bytes were seen six seconds after they could have been taken.
+        advance(6 * SEC).await;
+        assert!(!is_too_slow());
+        advance(6 * SEC).await;
+        assert!(is_too_slow());
     }
 }

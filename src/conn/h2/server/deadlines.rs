@@ -39,7 +39,8 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         let config = &self.shared.config;
-        let wire = self.wire.deadline(config.write_timeout, config.limits.head_timeout);
+        let timeouts = (config.write_timeout, config.limits.head_timeout);
+        let wire = self.wire.next_update(timeouts.0, timeouts.1);
         let idle = self.idle_since.and_then(|since| {
             let idle = since.checked_add(config.limits.idle_timeout);
             [idle, self.drain_until].into_iter().flatten().min()
@@ -56,7 +57,7 @@ where
             return Poll::Pending;
         }
         let now = clock::now();
-        if wire.is_some_and(|d| d <= now) {
+        if wire.is_some_and(|d| d <= now) && self.wire.is_too_slow(now, timeouts.0, timeouts.1) {
             let message = "the client does not read, or sends a head too slowly";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
         }
