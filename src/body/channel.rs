@@ -1,24 +1,24 @@
 //! A bounded channel as a body.
 
+mod receiver;
+
 use std::{
     collections::VecDeque,
     fmt,
     sync::{Arc, PoisonError},
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body::{Frame, SizeHint};
 
-use super::{
-    pipe::Pipe,
-    segment::{PollSegment, Segment},
-};
+use super::pipe::Pipe;
 use crate::{
     error::{BoxError, Error, Kind},
     sync::{Mutex, MutexGuard},
 };
+
+pub(crate) use receiver::Receiver;
 
 /// The number of queued bytes from which a sender is not ready, 64 KiB: one large read.
 pub const CHANNEL_CAPACITY: usize = 64 << 10;
@@ -244,118 +244,6 @@ impl Drop for Sender {
 impl fmt::Debug for Sender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sender").finish_non_exhaustive()
-    }
-}
-
-/// The receiving end, inside a [`Body`](super::Body).
-pub(crate) struct Receiver {
-    shared: Shared,
-    /// A pipe that is being read. Boxed because it is rare, and every layer moves the body.
-    pipe: Option<Box<Pipe>>,
-}
-
-impl Receiver {
-    /// Lets the sender send pipes.
-    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only drivers take them"))]
-    pub(super) fn accept_pipes(&self) {
-        lock(&self.shared).accepts_pipes = true;
-    }
-
-    /// Polls a frame. The bytes of a pipe are read.
-    pub(super) fn poll_frame(
-        &mut self,
-        cx: &Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        loop {
-            if let Some(pipe) = &mut self.pipe {
-                match pipe.read_next()? {
-                    Some(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
-                    None => self.pipe = None,
-                }
-            }
-            return Poll::Ready(match ready!(self.poll_segment(cx)?) {
-                None => None,
-                Some(Segment::Bytes(data)) => Some(Ok(Frame::data(data))),
-                Some(Segment::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
-                Some(Segment::Pipe(pipe)) => {
-                    self.pipe = Some(Box::new(pipe));
-                    continue;
-                }
-                Some(Segment::File(_)) => unreachable!("a channel has no files"),
-            });
-        }
-    }
-
-    pub(super) fn poll_segment(&mut self, cx: &Context<'_>) -> PollSegment {
-        if let Some(pipe) = self.pipe.take().filter(|pipe| !pipe.is_empty()) {
-            return Poll::Ready(Some(Ok(Segment::Pipe(*pipe))));
-        }
-        let mut s = lock(&self.shared);
-        let out = if let Some(piece) = s.queue.pop_front() {
-            s.queued -= piece.cost();
-            s.has_demand = false;
-            if let Some(remaining) = &mut s.remaining {
-                *remaining = remaining.saturating_sub(piece.len() as u64);
-            }
-            Poll::Ready(Some(Ok(match piece {
-                Piece::Bytes(data) => Segment::Bytes(data),
-                Piece::Pipe(pipe) => Segment::Pipe(pipe),
-            })))
-        } else if let Some(trailers) = s.trailers.take() {
-            Poll::Ready(Some(Ok(Segment::Trailers(trailers))))
-        } else {
-            match s.end.take() {
-                Some(Ok(())) => {
-                    s.end = Some(Ok(()));
-                    return Poll::Ready(None);
-                }
-                Some(Err(e)) => {
-                    s.end = Some(Ok(())); // an error is returned once; the body has ended after it
-                    return Poll::Ready(Some(Err(e)));
-                }
-                None => {
-                    s.has_demand = true;
-                    store_waker(&mut s.reader, cx);
-                    Poll::Pending
-                }
-            }
-        };
-        let waker = s.sender.take();
-        drop(s);
-        wake(waker);
-        out
-    }
-
-    pub(super) fn is_end(&self) -> bool {
-        let s = lock(&self.shared);
-        self.pending_len() == 0
-            && s.queue.is_empty()
-            && s.trailers.is_none()
-            && matches!(s.end, Some(Ok(())))
-    }
-
-    pub(super) fn size_hint(&self) -> SizeHint {
-        match lock(&self.shared).remaining {
-            Some(remaining) => SizeHint::with_exact(remaining + self.pending_len()),
-            None => SizeHint::default(),
-        }
-    }
-
-    fn pending_len(&self) -> u64 {
-        self.pipe.as_ref().map_or(0, |pipe| pipe.len() as u64)
-    }
-}
-
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        let mut s = lock(&self.shared);
-        s.reader_dropped = true;
-        let rest = std::mem::take(&mut s.queue);
-        s.queued = 0;
-        let waker = s.sender.take();
-        drop(s);
-        drop(rest);
-        wake(waker);
     }
 }
 

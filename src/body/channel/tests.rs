@@ -1,8 +1,9 @@
 use std::{pin::Pin, task::Waker};
 
-use http_body::Body as _;
+use http_body::{Body as _, Frame};
 
 use super::{super::Body, *};
+use crate::body::Segment;
 
 fn poll(body: &mut Body) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
     Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()))
