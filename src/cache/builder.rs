@@ -193,9 +193,9 @@ impl CacheBuilder {
         self
     }
 
-    /// Sets within which time after its head a content must be complete in order to be stored, so that an origin that sends
-    /// little by little without end does not occupy one of [`max_fetches`](Self::max_fetches). After this time, the content is
-    /// read only as long as clients read it. Defaults to [`MAX_FILL_TIME`](super::MAX_FILL_TIME).
+    /// Sets the maximum time from the head of a response to the end of its content. A slower response is not stored, and is
+    /// read only as long as clients read it, so that an origin that sends little by little without end does not occupy one
+    /// of [`max_fetches`](Self::max_fetches). Defaults to [`MAX_FILL_TIME`](super::MAX_FILL_TIME).
     pub fn max_fill_time(mut self, time: Duration) -> Self {
         self.options.max_fill_time = time;
         self

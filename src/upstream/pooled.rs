@@ -93,7 +93,7 @@ impl<P: Protocol> Server<P> {
         &self.config
     }
 
-    /// Returns what opens the connections of the pool.
+    /// Returns the connector of the pool.
     pub(super) fn connector(&self) -> &Connector {
         &self.connector
     }

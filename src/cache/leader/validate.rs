@@ -61,7 +61,7 @@ impl Lead {
         let object = Arc::new(object);
         let context = self.context(now);
         let mut headers = respond::headers(&object, context.now);
-        update::add_fields_of_client(&mut headers, response.headers(), &control);
+        update::add_unstored_fields(&mut headers, response.headers(), &control);
         let mut answer = respond::of_object_with(context, &object, headers);
         let stored = selection.is_ok() && {
             let leader = self.leader(shared);

@@ -32,7 +32,7 @@ pub(in crate::conn) struct SlowReader {
     accepted: u64,
     /// Bytes that the peer had taken since the beginning, at the last update.
     taken: u64,
-    /// The last update after which `taken` had grown.
+    /// The last update that found `taken` grown.
     last_progress: Instant,
     last_update: Instant,
     rate_meter: RateMeter,

@@ -69,20 +69,22 @@ pub fn update(stored: &mut HeaderMap, new: &HeaderMap) {
 
 /// Adds the fields of a 304 that are for the client of this request alone and therefore not stored: `Set-Cookie`, and those
 /// that `private` or `no-cache` lists. Fields that `response` has are kept.
-pub fn add_fields_of_client(
+pub fn add_unstored_fields(
     response: &mut HeaderMap,
     not_modified: &HeaderMap,
     control: &ResponseControl,
 ) {
-    let is_of_client = |name: &HeaderName| {
+    let is_client_specific = |name: &HeaderName| {
         *name == header::SET_COOKIE || control.excluded_fields().any(|listed| listed == name)
     };
-    if !not_modified.keys().any(is_of_client) {
+    if !not_modified.keys().any(is_client_specific) {
         return;
     }
     let mut fields = not_modified.clone();
     hop::strip(&mut fields);
-    for name in fields.keys().filter(|name| is_of_client(name) && !CONTENT_FIELDS.contains(name)) {
+    for name in
+        fields.keys().filter(|name| is_client_specific(name) && !CONTENT_FIELDS.contains(name))
+    {
         if !response.contains_key(name) {
             for value in fields.get_all(name) {
                 response.append(name.clone(), value.clone());
@@ -124,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_the_client_alone_are_added_to_its_response() {
+    fn unstored_fields_of_a_304_are_added_to_the_response() {
         let not_modified = map(&[
             ("set-cookie", "a"),
             ("set-cookie", "b"),
@@ -137,14 +139,14 @@ mod tests {
         ]);
         let control = ResponseControl::of(&not_modified);
         let mut response = map(&[("age", "0")]);
-        add_fields_of_client(&mut response, &not_modified, &control);
+        add_unstored_fields(&mut response, &not_modified, &control);
         assert_eq!(
             response,
             map(&[("age", "0"), ("set-cookie", "a"), ("set-cookie", "b"), ("x-user", "c")])
         );
         // With `SetCookie::Store` the cookies of the 304 are stored, and are in the response already.
         let before = response.clone();
-        add_fields_of_client(&mut response, &not_modified, &control);
+        add_unstored_fields(&mut response, &not_modified, &control);
         assert_eq!(response, before);
     }
 }
