@@ -8,7 +8,7 @@ use super::idle_limit::IdleLimit;
 /// rarely sent on a connection that the server is closing.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Default idle time after which a connection is not used for a request that is not idempotent: 5 s.
+/// Default idle time after which a connection is not used for a request that could not be sent again: 5 s.
 pub const NON_IDEMPOTENT_IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Default maximum age of a reused connection: 1 h, after which a changed name is resolved again.
@@ -94,12 +94,13 @@ impl PoolConfig {
     }
 
     /// Sets the idle time after which a connection over TCP is not used for a request that could not be sent again: one
-    /// that is not idempotent, such as POST, or whose body is a stream. The connection is replaced by a new one. Defaults to [`NON_IDEMPOTENT_IDLE_TIMEOUT`].
+    /// that is not idempotent, such as POST, or whose body is a stream. The connection is replaced by a new one.
+    /// Defaults to [`NON_IDEMPOTENT_IDLE_TIMEOUT`].
     ///
     /// A server may be gone without a packet that says so, for example after a network failure in which it was
-    /// restarted. A request on such a connection fails, and only an idempotent one may be sent again, if its body is kept: not even a reset
-    /// before the first acknowledgement shows that the server did not read the request, since a server that closes at
-    /// once acknowledges nothing, and acknowledgements can be lost.
+    /// restarted. A request on such a connection fails, and only an idempotent one may be sent again, if its body is
+    /// kept: not even a reset before the first acknowledgement shows that the server did not read the request, since a
+    /// server that closes at once acknowledges nothing, and acknowledgements can be lost.
     ///
     /// It has no effect over HTTP/2.
     #[must_use]
