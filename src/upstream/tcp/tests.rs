@@ -6,7 +6,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
-    time::{advance, pause, resume},
+    time::{advance, pause, resume, timeout},
 };
 
 use super::*;
@@ -69,6 +69,21 @@ async fn read_all(stream: &mut TcpStream) -> Vec<u8> {
     let mut all = Vec::new();
     stream.read_to_end(&mut all).await.unwrap();
     all
+}
+
+/// Guards against a test that hangs.
+async fn within<F: Future>(future: F) -> F::Output {
+    timeout(20 * SEC, future).await.expect("it hangs")
+}
+
+/// Waits until a condition holds.
+async fn until(mut is_met: impl FnMut() -> bool) {
+    let met = async {
+        while !is_met() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(met).await;
 }
 
 async fn is_reset(stream: &mut TcpStream) -> bool {
@@ -303,9 +318,7 @@ async fn servers_of_a_source_are_checked_and_limited() {
     front.balance.follow(fixed(targets)).await; // it ends with the source
     let balance = front.balance.balance();
     let checks = tokio::spawn(balance.check(connects, CheckOptions::new()));
-    while balance.endpoint(&dead).unwrap().is_available() {
-        tokio::task::yield_now().await;
-    }
+    until(|| !balance.endpoint(&dead).unwrap().is_available()).await;
     let error = balance.endpoint(&dead).unwrap().last_error().unwrap();
     assert!(error.starts_with(&format!("check: cannot connect to {dead}: ")), "{error}");
     drop(listener.accept().await.unwrap()); // that of the check

@@ -89,7 +89,8 @@ async fn connection_that_the_server_has_closed_is_not_used() {
     drop(server);
     assert_eq!(remote.idle_connections(), 1);
     let post = Request::post("/").body(Body::empty()).unwrap();
-    let (second, _server) = tokio::join!(remote.clone().oneshot(post), serve_one(&listener));
+    let exchange = async { tokio::join!(remote.clone().oneshot(post), serve_one(&listener)) };
+    let (second, _server) = timeout(20 * SEC, exchange).await.expect("the closed one was used");
     assert_eq!(second.unwrap().status(), 204);
 }
 
