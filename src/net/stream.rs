@@ -82,6 +82,18 @@ impl Stream {
         Ok(stream.into())
     }
 
+    /// Waits until the connection fails, for example by a reset, and returns the error. An end of the peer's sending half is
+    /// no failure. Reads nothing.
+    #[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "for `TcpBalance`"))]
+    pub(crate) async fn failed(&self) -> io::Error {
+        let ready = match &self.0 {
+            Kind::Tcp(s) => s.ready(Interest::ERROR).await,
+            Kind::Unix(s) => s.ready(Interest::ERROR).await,
+        };
+        let error = ready.and_then(|_| socket2::SockRef::from(&self.fd()).take_error());
+        error.map_or_else(|e| e, |e| e.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()))
+    }
+
     /// Returns the socket's descriptor.
     fn fd(&self) -> BorrowedFd<'_> {
         match &self.0 {

@@ -196,6 +196,10 @@ impl TcpBalance {
     /// Forwards the connection of a client until it ends or `watch` aborts it. `read_ahead` are bytes that were
     /// already read from the client; they are sent first.
     ///
+    /// While it waits for a server, an abort or a failure of the client's connection, such as a reset, ends it. A client
+    /// that has ended its sending half still waits, since it may read an answer; over TCP, a client that has closed its
+    /// connection looks the same.
+    ///
     /// # Errors
     /// [`TcpError`] if there is no server for it.
     pub async fn forward(
@@ -213,37 +217,27 @@ impl TcpBalance {
         };
         shared.counts.accepted.fetch_add(1, Relaxed);
         let mut received = BytesMut::from(read_ahead);
-        let peer = &match self.read_header(&mut client, peer, &mut received).await {
-            Ok(named) => named,
-            Err(error) => {
-                shared.counts.failed.fetch_add(1, Relaxed);
-                return Err(TcpError::NoProxyHeader(error));
-            }
+        let named = tokio::select! {
+            biased;
+            () = aborted(&mut watch) => return Ok(not_opened(client, End::Aborted)),
+            named = self.read_header(&mut client, peer, &mut received) => named,
         };
-        let connected = self.connect(peer).await.inspect_err(|_| {
-            shared.counts.failed.fetch_add(1, Relaxed);
-            client.reset_on_close();
-        });
+        let peer = &named.map_err(TcpError::NoProxyHeader).inspect_err(|_| self.count_failed())?;
+        let opened = tokio::select! {
+            biased;
+            () = aborted(&mut watch) => return Ok(not_opened(client, End::Aborted)),
+            error = client.failed() => return Ok(not_opened(client, End::Client(error))),
+            opened = self.open(peer, &received) => opened,
+        };
+        let opened = opened.inspect_err(|_| client.reset_on_close());
         // The guard counts the connection at its endpoint.
-        let Connected { stream: mut server, guard: _guard } = connected?;
-        let mut first = BytesMut::new();
-        if let Some(version) = shared.proxy_protocol {
-            proxy::encode(version, addresses(peer).as_ref(), &mut first);
-        }
-        first.extend_from_slice(&received);
-        if let Err(error) = server.write_all(&first).await {
-            client.reset_on_close();
-            return Err(TcpError::ProxyHeader(error));
-        }
+        let Connected { stream: server, guard: _guard } = opened?;
         let mut relay = Relay::<_, Pipe>::new(client, server, shared.limits);
-        let end = poll_fn(|cx| match relay.poll(cx) {
-            // It is registered for the abort, too.
-            Poll::Pending if watch.poll_draining(cx) && watch.is_aborted() => {
-                Poll::Ready(End::Aborted)
-            }
-            polled => polled,
-        });
-        let end = end.await;
+        let end = tokio::select! {
+            biased;
+            end = poll_fn(|cx| relay.poll(cx)) => end,
+            () = aborted(&mut watch) => End::Aborted,
+        };
         let early = received.len() as u64;
         let (sent, received) = relay.finish(&end);
         let sent = sent + early;
@@ -268,6 +262,22 @@ impl TcpBalance {
         Ok(named.map_or_else(|| peer.clone(), |addresses| peer.clone().proxied(addresses)))
     }
 
+    /// Connects to a server, and sends it the PROXY header and `received`.
+    async fn open(&self, peer: &Peer, received: &[u8]) -> Result<Connected, TcpError> {
+        let mut connected = self.connect(peer).await.inspect_err(|_| self.count_failed())?;
+        let mut first = BytesMut::new();
+        if let Some(version) = self.0.proxy_protocol {
+            proxy::encode(version, addresses(peer).as_ref(), &mut first);
+        }
+        first.extend_from_slice(received);
+        connected.stream.write_all(&first).await.map_err(TcpError::ProxyHeader)?;
+        Ok(connected)
+    }
+
+    fn count_failed(&self) {
+        self.0.counts.failed.fetch_add(1, Relaxed);
+    }
+
     /// Connects to the server that the policy picks, or to another if that fails.
     async fn connect(&self, peer: &Peer) -> Result<Connected, TcpError> {
         let mut targets = self.0.targets.clone();
@@ -278,6 +288,21 @@ impl TcpBalance {
         let response = targets.call(request).await.map_err(TcpError::NoServer)?;
         Connected::from_response(response).map_err(TcpError::NoServer)
     }
+}
+
+/// Resets a connection that ended before it had a server.
+fn not_opened(mut client: Stream, end: End) -> Transferred {
+    client.reset_on_close();
+    Transferred { sent: 0, received: 0, end }
+}
+
+/// Waits until the drain aborts its connections.
+async fn aborted(watch: &mut DrainWatch) {
+    poll_fn(|cx| {
+        // Registered for the abort, too.
+        if watch.poll_draining(cx) && watch.is_aborted() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 /// Returns the addresses for the PROXY header: the client that a trusted proxy has named, or that of the socket.

@@ -1,5 +1,7 @@
 //! Tests of connections through the balancer, over loopback.
 
+mod opening;
+
 use std::net::SocketAddr;
 
 use tokio::{
@@ -69,6 +71,13 @@ async fn read_all(stream: &mut TcpStream) -> Vec<u8> {
     let mut all = Vec::new();
     stream.read_to_end(&mut all).await.unwrap();
     all
+}
+
+/// A connection, and its other end.
+async fn pair() -> (Stream, TcpStream) {
+    let (listener, addr) = server().await;
+    let client = TcpStream::connect(addr).await.unwrap();
+    (client.into(), listener.accept().await.unwrap().0)
 }
 
 /// Guards against a test that hangs.
@@ -258,13 +267,11 @@ async fn server_gets_the_address_of_the_client_by_the_proxy_protocol() {
 async fn bytes_that_were_read_ahead_are_sent_first() {
     let (listener, addr) = server().await;
     let balance = TcpBalance::builder([addr]).build().unwrap();
-    let (outside, _) = server().await;
-    let client = TcpStream::connect(outside.local_addr().unwrap()).await.unwrap();
-    let (mut remote, _) = outside.accept().await.unwrap();
+    let (client, mut remote) = pair().await;
     remote.write_all(b" and more").await.unwrap();
     remote.shutdown().await.unwrap();
     let peer = Peer::memory();
-    let forward = balance.forward(client.into(), &peer, b"first", DrainWatch::never());
+    let forward = balance.forward(client, &peer, b"first", DrainWatch::never());
     let serve = async {
         let (mut server, _) = listener.accept().await.unwrap();
         read_all(&mut server).await

@@ -1,0 +1,72 @@
+//! Connections that do not have a server yet.
+
+use super::*;
+use crate::upstream::QueueOptions;
+
+/// A balancer without a server, whose connections wait for one, however long.
+async fn waiting() -> Front {
+    let queue = QueueOptions::new(8).timeout(Duration::MAX);
+    start(TcpBalance::builder([""; 0]).empty(EmptySet::Wait).queue(queue)).await
+}
+
+/// Waits until so many connections are queued.
+async fn queued(front: &Front, n: usize) {
+    until(|| front.balance.balance().queue_stats().waiting == n).await;
+}
+
+#[tokio::test]
+async fn abort_resets_a_connection_that_waits_for_a_server() {
+    let front = waiting().await;
+    let mut client = front.connect().await;
+    queued(&front, 1).await;
+    front.drain.begin();
+    front.task.await.unwrap().unwrap();
+    assert_eq!(front.drain.len(), 1, "it may still get a server");
+    front.drain.abort();
+    within(front.drain.ended()).await;
+    assert!(is_reset(&mut client).await);
+    assert_eq!(front.balance.balance().queue_stats().waiting, 0);
+    assert_eq!((front.balance.stats().active, front.balance.stats().failed), (0, 0));
+}
+
+#[tokio::test]
+async fn abort_ends_the_wait_for_a_proxy_header() {
+    let senders = ProxyProtocol::new().trust("127.0.0.0/8".parse().unwrap());
+    let front = start(TcpBalance::builder([refusing().await]).read_proxy_protocol(senders)).await;
+    let mut client = front.connect().await;
+    until(|| front.balance.stats().active == 1).await;
+    front.drain.abort();
+    within(front.drain.ended()).await;
+    assert!(is_reset(&mut client).await);
+    assert_eq!(front.balance.stats().failed, 0);
+}
+
+#[tokio::test]
+async fn client_that_resets_its_connection_leaves_the_queue() {
+    let front = waiting().await;
+    let client = front.connect().await;
+    queued(&front, 1).await;
+    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    queued(&front, 0).await;
+    until(|| front.balance.stats().active == 0).await;
+    assert_eq!(front.balance.stats().failed, 0);
+    front.stop().await;
+}
+
+#[tokio::test]
+async fn client_that_has_ended_its_sending_half_still_gets_a_server() {
+    let front = waiting().await;
+    let mut client = front.connect().await;
+    client.write_all(b"QUIT\r\n").await.unwrap();
+    client.shutdown().await.unwrap();
+    queued(&front, 1).await;
+    let (listener, addr) = server().await;
+    front.balance.follow(fixed([addr.parse::<Target>().unwrap()])).await;
+    let (mut server, _) = within(listener.accept()).await.unwrap();
+    assert_eq!(read_all(&mut server).await, b"QUIT\r\n");
+    server.write_all(b"+OK").await.unwrap();
+    drop(server);
+    assert_eq!(read_all(&mut client).await, b"+OK");
+    front.stop().await;
+}
