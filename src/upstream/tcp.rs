@@ -44,7 +44,10 @@ use crate::{
 };
 
 pub use crate::conn::relay::End;
-pub use builder::{MAX_CONNECTIONS, PROXY_HEADER_TIMEOUT, TCP_IDLE_TIMEOUT, TcpBalanceBuilder};
+pub use builder::{
+    MAX_CONNECTIONS, PROXY_HEADER_TIMEOUT, TCP_IDLE_TIMEOUT, TCP_TOTAL_CONNECT_TIMEOUT,
+    TcpBalanceBuilder,
+};
 pub use target::TcpTarget;
 
 /// Forwards whole connections to one of several servers: a load balancer for databases, caches, mail, or TLS that the
@@ -60,7 +63,8 @@ pub use target::TcpTarget;
 ///   not take it for complete.
 /// - The client's address passes through by the PROXY protocol: [read](TcpBalanceBuilder::read_proxy_protocol) from
 ///   trusted senders, and [sent](TcpBalanceBuilder::proxy_protocol) to servers.
-/// - A connection without traffic is closed after [`TCP_IDLE_TIMEOUT`].
+/// - A connection that has no server after [`TCP_TOTAL_CONNECT_TIMEOUT`] is reset, and one without traffic after
+///   [`TCP_IDLE_TIMEOUT`].
 /// - At most [`MAX_CONNECTIONS`] connections are forwarded; others are closed at once.
 ///
 /// Cheap to clone: clones share servers, limits and figures.

@@ -20,6 +20,9 @@ use crate::{
 /// Default idle timeout of a forwarded connection: 10 min, as in nginx.
 pub const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// Default total connect timeout of a connection: 30 s, which is enough for six servers that do not answer.
+pub const TCP_TOTAL_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Default maximum number of forwarded connections: 4,096. Each uses two descriptors, and up to four more for pipes
 /// while bytes wait for a slow reader.
 pub const MAX_CONNECTIONS: usize = 4096;
@@ -38,6 +41,7 @@ pub struct TcpBalanceBuilder {
     limits: Limits,
     max_connections: usize,
     attempts: Option<usize>,
+    total_connect_timeout: Duration,
     proxy_protocol: Option<proxy::Version>,
     senders: Option<ProxyProtocol>,
 }
@@ -53,6 +57,7 @@ impl TcpBalanceBuilder {
             limits: Limits { idle_timeout: TCP_IDLE_TIMEOUT, total_timeout: None },
             max_connections: MAX_CONNECTIONS,
             attempts: None,
+            total_connect_timeout: TCP_TOTAL_CONNECT_TIMEOUT,
             proxy_protocol: None,
             senders: None,
         }
@@ -77,7 +82,8 @@ impl TcpBalanceBuilder {
         self
     }
 
-    /// Sets the queue for connections while all servers are at their limits. Default: no queue.
+    /// Sets the queue for connections while all servers are at their limits. The
+    /// [total connect timeout](Self::total_connect_timeout) bounds its timeout. Default: no queue.
     pub fn queue(mut self, options: QueueOptions) -> Self {
         self.balance = self.balance.queue(options);
         self
@@ -97,7 +103,17 @@ impl TcpBalanceBuilder {
         self
     }
 
-    /// Sets the maximum number of servers that are tried for a connection, at least 1. Default: each server once.
+    /// Sets how long a connection may be without a server: the time in the [queue](Self::queue) and of connecting to all
+    /// servers that are tried. Then it is reset. [`Duration::MAX`] removes the bound. Default:
+    /// [`TCP_TOTAL_CONNECT_TIMEOUT`].
+    pub fn total_connect_timeout(mut self, timeout: Duration) -> Self {
+        self.total_connect_timeout = timeout;
+        self
+    }
+
+    /// Sets the maximum number of servers that are tried for a connection, at least 1. Default: each server once. The
+    /// [total connect timeout](Self::total_connect_timeout) and the default
+    /// [`RetryBudget`](crate::policy::retry_budget::RetryBudget), which all connections share, may end it earlier.
     pub fn attempts(mut self, n: usize) -> Self {
         self.attempts = Some(n);
         self
@@ -109,7 +125,7 @@ impl TcpBalanceBuilder {
         self
     }
 
-    /// Sets the maximum duration of a connection. Default: unlimited.
+    /// Sets the maximum duration of a connection that has a server. Default: unlimited.
     pub fn total_timeout(mut self, timeout: Duration) -> Self {
         self.limits.total_timeout = Some(timeout);
         self
@@ -154,9 +170,11 @@ impl TcpBalanceBuilder {
             .map(|address| self.template.endpoint(address.to_string(), address));
         let balance = self.balance.build(endpoints, self.policy);
         // The balancer sends a connection to each server once.
-        let attempts = self.attempts.unwrap_or(usize::MAX);
+        let retry = RetryLayer::new()
+            .attempts(self.attempts.unwrap_or(usize::MAX))
+            .total_timeout(self.total_connect_timeout);
         Ok(TcpBalance(Arc::new(Shared {
-            targets: RetryLayer::new().attempts(attempts).layer(balance),
+            targets: retry.layer(balance),
             template: self.template,
             limits: self.limits,
             proxy_protocol: self.proxy_protocol,

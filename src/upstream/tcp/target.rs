@@ -17,7 +17,8 @@ use crate::{
     body::{Body, HttpBody},
     conn::Delivery,
     error::BoxError,
-    net::{Address, Stream},
+    net::{Address, Stream, clock},
+    peer::Deadline,
     upstream::{
         Endpoint, EndpointKey, EndpointLimits,
         error::{AttemptError, AttemptErrorKind, Unreachable},
@@ -27,7 +28,8 @@ use crate::{
 /// A server for whole connections, without requests: an endpoint of a [`TcpBalance`](super::TcpBalance).
 ///
 /// It is a service like others, so that the balancer, its policies and its health are the same. Its response contains
-/// the connection, and counts as in flight until the connection has ended.
+/// the connection, and counts as in flight until the connection has ended. A [`Deadline`] of the request bounds the time of
+/// connecting.
 #[derive(Debug, Clone)]
 pub struct TcpTarget(Arc<Inner>);
 
@@ -45,7 +47,7 @@ impl TcpTarget {
 
     /// Connects once. The error names the server and the cause.
     pub(in crate::upstream) async fn check(&self) -> io::Result<()> {
-        match self.0.connect().await {
+        match self.0.connect(self.0.connect_timeout).await {
             Ok(_) => Ok(()),
             Err(error) => {
                 Err(io::Error::other(format!("cannot connect to {}: {error}", self.0.address)))
@@ -55,8 +57,8 @@ impl TcpTarget {
 }
 
 impl Inner {
-    async fn connect(&self) -> io::Result<Stream> {
-        match tokio::time::timeout(self.connect_timeout, Stream::connect(&self.address)).await {
+    async fn connect(&self, timeout: Duration) -> io::Result<Stream> {
+        match tokio::time::timeout(timeout, Stream::connect(&self.address)).await {
             Ok(result) => result,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
@@ -113,7 +115,10 @@ impl<B: HttpBody> Service<Request<B>> for TcpTarget {
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
         let (target, request) = (self.0.clone(), request.map(Body::new));
         ResponseFuture(Box::pin(async move {
-            match target.connect().await {
+            let deadline = request.extensions().get::<Deadline>();
+            let left = deadline.map(|at| at.0.saturating_duration_since(clock::now()));
+            let timeout = left.map_or(target.connect_timeout, |t| t.min(target.connect_timeout));
+            match target.connect(timeout).await {
                 Ok(stream) => {
                     // A body without an end, so that the response counts as in flight until it is dropped.
                     let (sender, body) = Body::channel(None);
@@ -124,8 +129,13 @@ impl<B: HttpBody> Service<Request<B>> for TcpTarget {
                     Ok(response)
                 }
                 Err(error) => {
+                    let is_late = error.kind() == io::ErrorKind::TimedOut && left == Some(timeout);
+                    let kind = if is_late {
+                        AttemptErrorKind::Timeout
+                    } else {
+                        AttemptErrorKind::Unreachable
+                    };
                     let error = Unreachable::into_error(target.address.clone(), error);
-                    let kind = AttemptErrorKind::Unreachable;
                     Err(AttemptError::new(kind, Delivery::NotSent, error).with_request(request))
                 }
             }

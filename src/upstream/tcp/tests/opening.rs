@@ -70,3 +70,44 @@ async fn client_that_has_ended_its_sending_half_still_gets_a_server() {
     assert_eq!(read_all(&mut client).await, b"+OK");
     front.stop().await;
 }
+
+/// Returns the addresses of 200 servers that do not answer: one listener whose queue is full, and what fills it.
+fn hanging() -> (Vec<String>, [socket2::Socket; 2]) {
+    let socket = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    let (listener, first) = (socket().unwrap(), socket().unwrap());
+    listener.bind(&SocketAddr::from(([0, 0, 0, 0], 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let port = listener.local_addr().unwrap().as_socket().unwrap().port();
+    first.connect(&SocketAddr::from(([127, 0, 0, 1], port)).into()).unwrap();
+    ((1..=200).map(|n| format!("127.0.0.{n}:{port}")).collect(), [listener, first])
+}
+
+#[tokio::test]
+async fn connection_is_reset_at_its_total_connect_timeout() {
+    let (servers, _sockets) = hanging();
+    let balance = TcpBalance::builder(servers).build().unwrap();
+    let (client, mut remote) = pair().await;
+    pause();
+    let began = tokio::time::Instant::now();
+    let result = balance.forward(client, &Peer::memory(), b"", DrainWatch::never()).await;
+    assert!(matches!(result, Err(TcpError::NoServer(_))), "{result:?}");
+    assert_eq!(began.elapsed().as_secs(), TCP_TOTAL_CONNECT_TIMEOUT.as_secs());
+    assert!(is_reset(&mut remote).await);
+    let endpoints = balance.balance().endpoints();
+    let tried = endpoints.iter().filter(|e| e.handle().last_error().is_some()).count();
+    assert_eq!((endpoints.len(), tried), (200, 6), "each takes 5 s");
+}
+
+#[tokio::test]
+async fn connection_leaves_the_queue_at_its_total_connect_timeout() {
+    let queue = QueueOptions::new(8).timeout(Duration::MAX);
+    let builder = TcpBalance::builder([""; 0]).empty(EmptySet::Wait).queue(queue);
+    let balance = builder.total_connect_timeout(7 * SEC).build().unwrap();
+    let (client, _remote) = pair().await;
+    pause();
+    let began = tokio::time::Instant::now();
+    let result = balance.forward(client, &Peer::memory(), b"", DrainWatch::never()).await;
+    assert!(matches!(result, Err(TcpError::NoServer(_))), "{result:?}");
+    assert_eq!(began.elapsed().as_secs(), 7);
+    assert_eq!(balance.balance().queue_stats().timed_out, 1);
+}
