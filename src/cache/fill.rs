@@ -1,5 +1,7 @@
 //! `Fill`: a response whose content a task reads from the origin, while any number of clients read it from memory.
 
+mod reader;
+
 use std::{
     collections::VecDeque,
     fs::File,
@@ -10,8 +12,8 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use http_body::SizeHint;
 
+use self::reader::Reader;
 use super::{
     hit_fields::HitFields,
     object::{Content, Object},
@@ -19,9 +21,8 @@ use super::{
 };
 use crate::{
     Body,
-    body::{FileSlice, PollSegment, Segment, Segments},
+    body::{FileSlice, Segment},
     budget::Lease,
-    error::{Error, Kind},
     semantics::cache::{Freshness, Vary, VaryKey},
 };
 
@@ -253,92 +254,5 @@ impl State {
         let (at, piece) = self.pieces.get(next.checked_sub(1)?)?;
         let skip = usize::try_from(offset - at).ok()?;
         (skip < piece.len()).then(|| piece.slice(skip..))
-    }
-}
-
-/// The body of one client's response.
-struct Reader {
-    fill: Arc<Fill>,
-    slot: usize,
-    offset: u64,
-    /// The offset of its end, if it is known.
-    end: Option<u64>,
-    /// Whether it is a range of the content. If not, it also ends with an error if the origin fails.
-    is_part: bool,
-}
-
-impl Reader {
-    fn is_at_end(&self) -> bool {
-        self.is_part && self.end.is_some_and(|end| self.offset >= end)
-    }
-}
-
-impl Segments for Reader {
-    fn poll_segment(&mut self, cx: &mut Context<'_>) -> PollSegment {
-        if self.is_at_end() {
-            return Poll::Ready(None);
-        }
-        let mut state = self.fill.lock();
-        if let Some(mut segment) = state.segment_at(self.offset) {
-            let max = self.end.map_or(u64::MAX, |end| end - self.offset);
-            self.offset += match &mut segment {
-                Segment::Bytes(piece) => {
-                    piece.truncate(usize::try_from(max).unwrap_or(usize::MAX));
-                    piece.len() as u64
-                }
-                Segment::File(file) => {
-                    *file = file.split_to(max);
-                    file.len()
-                }
-                Segment::Pipe(_) | Segment::Trailers(_) => 0,
-            };
-            if let Some(reader) = &mut state.readers[self.slot] {
-                reader.offset = self.offset;
-            }
-            state.trim();
-            let producer = state.producer.take();
-            drop(state);
-            producer.into_iter().for_each(Waker::wake);
-            return Poll::Ready(Some(Ok(segment)));
-        }
-        match state.end {
-            Some(Ok(())) => Poll::Ready(None),
-            Some(Err(())) => {
-                let cause = "the origin's response to the cache was truncated";
-                Poll::Ready(Some(Err(Error::new(Kind::BadGateway, cause).into())))
-            }
-            None => {
-                if let Some(reader) = &mut state.readers[self.slot] {
-                    reader.waker = Some(cx.waker().clone());
-                }
-                Poll::Pending
-            }
-        }
-    }
-
-    fn is_end(&self) -> bool {
-        if self.is_at_end() {
-            return true;
-        }
-        let state = self.fill.lock();
-        state.end == Some(Ok(())) && self.offset >= state.len
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self.end {
-            Some(end) => SizeHint::with_exact(end.saturating_sub(self.offset)),
-            None => SizeHint::default(),
-        }
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        let mut state = self.fill.lock();
-        state.readers[self.slot] = None;
-        state.trim();
-        let producer = state.producer.take();
-        drop(state);
-        producer.into_iter().for_each(Waker::wake);
     }
 }
