@@ -92,7 +92,9 @@ struct State {
     is_stored: bool,
     /// The readers by slot; `None` is a free slot.
     readers: Vec<Option<ReaderSlot>>,
+    /// Woken when a reader is dropped, and if it waits for capacity, when there is some.
     producer: Option<Waker>,
+    is_producer_waiting: bool,
 }
 
 struct ReaderSlot {
@@ -175,14 +177,12 @@ impl Fill {
     /// when the last reader is dropped.
     pub(super) fn poll_capacity(&self, cx: &Context<'_>) -> Poll<Result<(), NoReaders>> {
         let mut state = self.lock();
-        match state.slowest() {
-            None => Poll::Ready(Err(NoReaders)),
-            Some(offset) => {
-                state.producer = Some(cx.waker().clone());
-                let has_capacity = state.len.saturating_sub(offset) < WINDOW;
-                if has_capacity { Poll::Ready(Ok(())) } else { Poll::Pending }
-            }
+        if state.slowest().is_none() {
+            return Poll::Ready(Err(NoReaders));
         }
+        state.producer = Some(cx.waker().clone());
+        state.is_producer_waiting = !state.has_capacity();
+        if state.is_producer_waiting { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 
     /// Returns the object with the whole content: the file, or a copy of the pieces.
@@ -225,6 +225,20 @@ impl State {
 
     fn slowest(&self) -> Option<u64> {
         self.readers.iter().flatten().map(|reader| reader.offset).min()
+    }
+
+    /// Returns whether the slowest reader has read all but [`WINDOW`] bytes.
+    fn has_capacity(&self) -> bool {
+        self.slowest().is_some_and(|offset| self.len.saturating_sub(offset) < WINDOW)
+    }
+
+    /// Returns the waker of the producer if it waits for capacity and there is some.
+    fn take_waiting_producer(&mut self) -> Option<Waker> {
+        if !self.is_producer_waiting || !self.has_capacity() {
+            return None;
+        }
+        self.is_producer_waiting = false;
+        self.producer.take()
     }
 
     /// Drops the pieces that every reader has read, if the content is not stored.

@@ -53,7 +53,7 @@ impl Segments for Reader {
                 reader.offset = self.offset;
             }
             state.trim();
-            let producer = state.producer.take();
+            let producer = state.take_waiting_producer();
             drop(state);
             producer.into_iter().for_each(Waker::wake);
             return Poll::Ready(Some(Ok(segment)));

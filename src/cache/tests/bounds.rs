@@ -1,5 +1,14 @@
 //! Tests of each bound, at the bound.
 
+use std::{
+    pin::Pin,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures_core::Stream;
+
 use super::*;
 use crate::Budget;
 
@@ -107,4 +116,44 @@ async fn content_that_arrives_too_slowly_is_not_stored_and_is_read_while_clients
     // The origin need not send another byte.
     drop(body);
     assert!(is_closed().await);
+}
+
+/// A content of pieces of a byte that does not end, and the number of its polls.
+struct Pieces {
+    left: usize,
+    polls: Arc<AtomicUsize>,
+}
+
+impl Stream for Pieces {
+    type Item = Result<Bytes, BoxError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.polls.fetch_add(1, Relaxed);
+        match self.left.checked_sub(1) {
+            Some(left) => {
+                self.left = left;
+                Poll::Ready(Some(Ok("x".into())))
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn read_of_a_too_large_content_does_not_poll_the_origin_while_there_is_capacity() {
+    let polls = Arc::<AtomicUsize>::default();
+    let counted = polls.clone();
+    let origin = Origin::new(move |_, _| {
+        let pieces = Pieces { left: 10, polls: counted.clone() };
+        Ok(response(&[("cache-control", "max-age=60")], Body::from_stream(pieces)))
+    });
+    let site = site(&CacheLayer::builder().max_object(5).build(), &origin);
+    let mut body = site.oneshot(get("/", &[])).await.unwrap().into_body();
+    settle().await;
+    let before = polls.load(Relaxed);
+    for _ in 0..10 {
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "x");
+        settle().await;
+    }
+    assert_eq!(polls.load(Relaxed), before);
 }
