@@ -218,7 +218,8 @@ impl Pump {
         match piece {
             Some(Some(piece)) => {
                 self.push(piece);
-                true
+                // If it has failed, dropping the pump ends the fill with an error.
+                !self.has_failed(None)
             }
             Some(None) => {
                 self.fill.end(Err(()));
@@ -264,10 +265,20 @@ impl Pump {
         self.fill.stop_storing();
     }
 
+    /// Returns whether the origin failed, or the content is not as long as announced. `end` is the end of the body, if it was
+    /// read.
+    fn has_failed(&self, end: Option<Result<(), ()>>) -> bool {
+        let Some(announced) = self.fill.head.len else { return end == Some(Err(())) };
+        match end {
+            None => self.fill.len() > announced,
+            Some(Ok(())) => self.fill.len() != announced,
+            Some(Err(())) => true,
+        }
+    }
+
     /// Ends the content. Returns whether it was stored.
     fn finish(&mut self) -> bool {
-        let is_whole = self.fill.head.len.is_none_or(|len| len == self.fill.len());
-        if !is_whole {
+        if self.has_failed(Some(Ok(()))) {
             self.fill.end(Err(()));
             return false;
         }

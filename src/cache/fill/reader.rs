@@ -36,8 +36,11 @@ impl Segments for Reader {
             return Poll::Ready(None);
         }
         let mut state = self.fill.lock();
-        if let Some(mut segment) = state.segment_at(self.offset) {
-            let max = self.end.map_or(u64::MAX, |end| end - self.offset);
+        let max = self.end.map_or(u64::MAX, |end| end - self.offset);
+        // A content that is longer than announced has more, and ends with an error.
+        if max > 0
+            && let Some(mut segment) = state.segment_at(self.offset)
+        {
             self.offset += match &mut segment {
                 Segment::Bytes(piece) => {
                     piece.truncate(usize::try_from(max).unwrap_or(usize::MAX));
@@ -61,7 +64,8 @@ impl Segments for Reader {
         match state.end {
             Some(Ok(())) => Poll::Ready(None),
             Some(Err(())) => {
-                let cause = "the origin's response to the cache was truncated";
+                let cause =
+                    "the origin's response to the cache was truncated or longer than announced";
                 Poll::Ready(Some(Err(Error::new(Kind::BadGateway, cause).into())))
             }
             None => {

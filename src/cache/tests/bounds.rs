@@ -157,3 +157,21 @@ async fn read_of_a_too_large_content_does_not_poll_the_origin_while_there_is_cap
     }
     assert_eq!(polls.load(Relaxed), before);
 }
+
+#[tokio::test(start_paused = true)]
+async fn content_beyond_its_announced_length_is_an_error() {
+    let origin = Origin::new(|_, _| {
+        let pieces = ["ab", "c", "d"].map(|piece| Ok::<_, BoxError>(Bytes::from(piece)));
+        let fields = [("cache-control", "max-age=60"), ("content-length", "3")];
+        Ok(response(&fields, Body::from_stream(tokio_stream::iter(pieces))))
+    });
+    let site = site(&CacheLayer::new(), &origin);
+    for _ in 0..2 {
+        let mut body = site.clone().oneshot(get("/", &[])).await.unwrap().into_body();
+        for want in ["ab", "c"] {
+            assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), want);
+        }
+        assert!(body.frame().await.unwrap().is_err());
+    }
+    assert_eq!(origin.count(), 2);
+}
