@@ -58,19 +58,17 @@ pub(super) fn store(
         shared: shared.clone(),
         lease: Some(lease),
         spool: None,
-        fill: fill.clone(),
+        fill,
         body,
         end: None,
         leader: Some(leader),
     };
     let is_stored = match pump.accept_available(available) {
-        Accepted::All { is_stored } => is_stored,
+        Accepted::Ended { is_stored } => is_stored,
         Accepted::Part(pump) => {
             let is_stored = pump.leader.as_ref().is_some_and(|leader| !leader.is_invalidated());
-            if !shared.spawn(pump.run()) {
-                fill.end(Err(()));
-            }
-            is_stored
+            // Without a runtime the pump is dropped, which ends the fill with an error.
+            shared.spawn(pump.run()) && is_stored
         }
     };
     (answer.expect("a new fill has all of its content"), is_stored)
@@ -136,8 +134,8 @@ struct Pump {
 
 /// The beginning of a content after it was accepted.
 enum Accepted {
-    /// It is the whole content.
-    All { is_stored: bool },
+    /// The content has ended or failed.
+    Ended { is_stored: bool },
     /// The rest is still to be read or written.
     Part(Pump),
 }
@@ -146,14 +144,15 @@ impl Pump {
     /// Accepts the beginning of the content.
     fn accept_available(mut self, available: Available) -> Accepted {
         available.pieces.into_iter().for_each(|piece| self.push(piece));
-        self.end = available.end;
-        match self.end {
-            Some(end) if self.spool.is_none() => {
-                let is_stored = end.is_ok() && self.finish();
-                Accepted::All { is_stored }
-            }
-            Some(_) | None => Accepted::Part(self),
+        if self.has_failed(available.end) {
+            self.fill.end(Err(()));
+            return Accepted::Ended { is_stored: false };
         }
+        self.end = available.end;
+        if self.end.is_some() && self.spool.is_none() {
+            return Accepted::Ended { is_stored: self.finish() };
+        }
+        Accepted::Part(self)
     }
 
     async fn run(mut self) {

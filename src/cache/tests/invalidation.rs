@@ -1,5 +1,7 @@
 //! Invalidation by unsafe requests and by the handle.
 
+use std::task::{Context, Poll, Waker};
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -130,4 +132,20 @@ async fn cache_status_says_stored_unless_the_response_was_invalidated_or_is_too_
         let status = response.headers()["cache-status"].to_str().unwrap();
         assert_eq!(status.ends_with("; stored"), is_stored, "{path} {max} {invalidates}: {status}");
     }
+}
+
+#[test]
+fn cache_status_does_not_say_stored_if_no_task_can_read_the_content() {
+    let origin = Origin::new(|_, _| {
+        let body = Body::from_stream(tokio_stream::pending::<Result<bytes::Bytes, BoxError>>());
+        Ok(response(&[("cache-control", "max-age=60")], body))
+    });
+    let layer = CacheLayer::builder().cache_status("c").build();
+    let mut request = std::pin::pin!(site(&layer, &origin).oneshot(get("/", &[])));
+    // There is no runtime.
+    let Poll::Ready(response) = request.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    else {
+        panic!("it waits");
+    };
+    assert_eq!(response.unwrap().headers()["cache-status"], "c; fwd=uri-miss");
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Mutex as StdMutex;
 
+use tokio_stream::StreamExt;
 use tower::util::BoxCloneSyncService;
 
 use super::*;
@@ -133,4 +134,45 @@ async fn complete_content_that_the_budget_has_no_memory_for_is_written_to_its_fi
     until(|| files(&dir, "head").len() == 1 && budget.usage().memory == 0).await;
     assert_eq!(written_len(&dir), 9000);
     assert_eq!(source(&layer, "/9000").await, "cache");
+}
+
+#[tokio::test]
+async fn cache_status_does_not_say_stored_of_a_spooled_content_that_has_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let layer = open(&dir, || builder().cache_status("c")).await;
+    for (end, announced, is_stored) in [
+        ("complete", None, true),
+        ("complete", Some("20000"), true),
+        ("complete", Some("20001"), false),
+        ("complete", Some("19999"), false),
+        ("incomplete", Some("19999"), false),
+        ("incomplete", Some("20000"), true),
+        ("failed", None, false),
+    ] {
+        let site = layer.layer(service_fn(move |_: Request| async move {
+            let piece = Ok(Bytes::from(vec![7; 20_000]));
+            let piece = tokio_stream::once(piece);
+            let body = match end {
+                "complete" => Body::from_stream(piece),
+                "failed" => Body::from_stream(piece.chain(tokio_stream::once(Err("failed")))),
+                _ => Body::from_stream(piece.chain(tokio_stream::pending())),
+            };
+            let mut response = Response::builder().header("cache-control", "max-age=1000");
+            if let Some(announced) = announced {
+                response = response.header("content-length", announced);
+            }
+            Ok::<_, BoxError>(response.body(body)?)
+        }));
+        let request = Request::get(format!("http://a/{end}/{announced:?}").replace('"', ""));
+        let response = site.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let status = response.headers()["cache-status"].to_str().unwrap();
+        assert_eq!(status.ends_with("; stored"), is_stored, "{end} {announced:?}: {status}");
+        if end != "incomplete" {
+            assert_eq!(
+                response.into_body().collect().await.is_ok(),
+                is_stored,
+                "{end} {announced:?}"
+            );
+        }
+    }
 }
