@@ -53,10 +53,9 @@ fn resolve(scheme: &str, authority: &str, base: &str, reference: &str) -> Option
         Some(rest) => {
             let end = rest.find(['/', '?']).unwrap_or(rest.len());
             let (host, path) = rest.split_at(end);
-            let default_port = if scheme == "https" { ":443" } else { ":80" };
-            let host = host.strip_suffix(default_port).unwrap_or(host);
-            let ours = authority.strip_suffix(default_port).unwrap_or(authority);
-            if !host.eq_ignore_ascii_case(ours) {
+            if !without_defaults(host, scheme)
+                .eq_ignore_ascii_case(without_defaults(authority, scheme))
+            {
                 return None;
             }
             if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
@@ -73,6 +72,13 @@ fn resolve(scheme: &str, authority: &str, base: &str, reference: &str) -> Option
     };
     let path = remove_dot_segments(path);
     Some(query.map_or_else(|| path.clone(), |query| format!("{path}?{query}")))
+}
+
+/// Returns an authority without the default port and without the trailing dot of its host, which select no other server.
+fn without_defaults<'a>(authority: &'a str, scheme: &str) -> &'a str {
+    let default_port = if scheme == "https" { ":443" } else { ":80" };
+    let host = authority.strip_suffix(default_port).unwrap_or(authority);
+    host.strip_suffix('.').unwrap_or(host)
 }
 
 /// Removes dot segments of an absolute path (RFC 3986 section 5.2.4).

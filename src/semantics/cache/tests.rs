@@ -232,10 +232,11 @@ fn validation_replaces_the_conditions_of_the_client() {
 
 #[test]
 fn unsafe_request_invalidates_references_of_its_own_origin_only() {
-    let resolved = |reference: &str| {
+    let resolved_by = |authority: &str, reference: &str| {
         let headers = map(&[&format!("location: {reference}")]);
-        invalidate::targets("http", "a.example:80", "/x/y", &headers).pop()
+        invalidate::targets("http", authority, "/x/y", &headers).pop()
     };
+    let resolved = |reference: &str| resolved_by("a.example:80", reference);
     for (reference, want) in [
         ("/b", "/b"),
         ("b", "/x/b"),
@@ -247,11 +248,22 @@ fn unsafe_request_invalidates_references_of_its_own_origin_only() {
         ("http://a.example", "/"),
         ("http://A.example:80/b?c#d", "/b?c"),
         ("//a.example/b", "/b"),
+        ("http://a.example./b", "/b"),
+        ("http://a.example.:80/b", "/b"),
     ] {
         assert_eq!(resolved(reference).as_deref(), Some(want), "{reference}");
     }
-    for other in ["https://a.example/b", "http://b.example/b", "//b.example/", "mailto:b", "http:b"]
-    {
+    for authority in ["a.example.", "a.example.:80"] {
+        assert_eq!(resolved_by(authority, "//a.example/b").as_deref(), Some("/b"), "{authority}");
+    }
+    for other in [
+        "https://a.example/b",
+        "http://b.example/b",
+        "http://a.example../b",
+        "//b.example/",
+        "mailto:b",
+        "http:b",
+    ] {
         assert_eq!(resolved(other), None, "{other}");
     }
     let both = map(&["location: /a", "content-location: /b"]);
