@@ -6,6 +6,7 @@ use std::{
     os::fd::{BorrowedFd, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use rustix::{
@@ -16,9 +17,12 @@ use rustix::{
         recvmsg, sendmsg, shutdown, socketpair,
     },
 };
-use tokio::io::unix::AsyncFd;
+use tokio::{io::unix::AsyncFd, time::sleep};
 
 use super::async_fd::{register_copy_for_writes, register_shared_for_reads};
+
+/// The pause between attempts to send to a full socket that could not be registered for writes: 10 ms.
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// Creates a pair of connected sockets in blocking mode, which programs expect of an inherited socket.
 ///
@@ -83,9 +87,29 @@ impl SeqPacket {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             result => return result,
         }
-        let socket = register_copy_for_writes(&self.socket)?;
+        let copy = register_copy_for_writes(&self.socket);
+        self.send_when_writable(copy, message, fds).await
+    }
+
+    /// Sends a message when the socket has space. Without a registered copy, since no descriptor is free, it tries again
+    /// every [`RETRY_PAUSE`]: the other side is not to blame.
+    async fn send_when_writable(
+        &self,
+        copy: io::Result<AsyncFd<OwnedFd>>,
+        message: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        let Ok(copy) = copy else {
+            loop {
+                sleep(RETRY_PAUSE).await;
+                match send_now(&self.socket, message, fds) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    result => return result,
+                }
+            }
+        };
         loop {
-            let mut guard = socket.writable().await?;
+            let mut guard = copy.writable().await?;
             if let Ok(result) = guard.try_io(|socket| send_now(socket.get_ref(), message, fds)) {
                 return result;
             }
@@ -173,6 +197,8 @@ fn recv_now(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Received> {
 mod tests {
     use std::{future::poll_fn, pin::pin};
 
+    use rustix::io::Errno;
+
     use super::*;
 
     async fn receive(socket: &SeqPacket, buffer: &mut [u8]) -> usize {
@@ -181,25 +207,34 @@ mod tests {
 
     #[tokio::test]
     async fn full_socket_delays_message_until_others_are_read() {
-        let (ours, theirs) = pair().unwrap();
-        let (ours, theirs) = (SeqPacket::new(ours).unwrap(), SeqPacket::new(theirs).unwrap());
-        let mut sent = 0;
-        while ours.try_send(&[1; 4096], &[]).is_ok() {
-            sent += 1;
-        }
-        let mut buffer = [0; 8192];
-        let mut send = pin!(ours.send(&[2; 4096], &[]));
-        let is_pending = poll_fn(|cx| Poll::Ready(send.as_mut().poll(cx).is_pending())).await;
-        assert!(is_pending, "the socket is full");
-        let read = async {
-            for _ in 0..sent {
-                receive(&theirs, &mut buffer).await;
+        // The second one as if no descriptor were free.
+        for has_copy in [true, false] {
+            let (ours, theirs) = pair().unwrap();
+            let (ours, theirs) = (SeqPacket::new(ours).unwrap(), SeqPacket::new(theirs).unwrap());
+            let mut sent = 0;
+            while ours.try_send(&[1; 4096], &[]).is_ok() {
+                sent += 1;
             }
-            receive(&theirs, &mut buffer).await;
-            buffer[0]
-        };
-        let (result, last) = tokio::join!(send, read);
-        assert_eq!((result.is_ok(), last), (true, 2));
+            let send = async {
+                if has_copy {
+                    return ours.send(&[2; 4096], &[]).await;
+                }
+                ours.send_when_writable(Err(Errno::MFILE.into()), &[2; 4096], &[]).await
+            };
+            let mut send = pin!(send);
+            let is_pending = poll_fn(|cx| Poll::Ready(send.as_mut().poll(cx).is_pending())).await;
+            assert!(is_pending, "the socket is full");
+            let mut buffer = [0; 8192];
+            let read = async {
+                for _ in 0..sent {
+                    receive(&theirs, &mut buffer).await;
+                }
+                receive(&theirs, &mut buffer).await;
+                buffer[0]
+            };
+            let (result, last) = tokio::join!(send, read);
+            assert_eq!((result.is_ok(), last), (true, 2), "{has_copy}");
+        }
     }
 
     #[tokio::test]
