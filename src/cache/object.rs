@@ -138,8 +138,10 @@ impl Object {
             Content::Memory(bytes) => bytes.len(),
             Content::File(_) => OPEN_FILE,
         };
+        // Requests add forms after the object was stored, so all of them count from its start.
+        let forms = if self.vary.is_none() { 0 } else { SentForms::MAX_MEMORY };
         // Twice, for those of hits, whose text is shared.
-        (OVERHEAD + 2 * fields_len(&self.headers) + content) as u64
+        (OVERHEAD + forms + 2 * fields_len(&self.headers) + content) as u64
     }
 }
 
@@ -207,5 +209,34 @@ impl Variants {
 
     pub(super) fn memory(&self) -> u64 {
         self.iter().map(|object| object.memory()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(vary: Vary) -> Object {
+        Object {
+            id: 1,
+            revision: 1,
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            freshness: Freshness::from_words([0; 6]),
+            vary,
+            vary_key: VaryKey::from(Bytes::new()),
+            groups: Arc::from([]),
+            cost: Duration::ZERO,
+            content: Content::Memory(Bytes::from_static(b"content")),
+            hit_fields: HitFields::default(),
+            sent_forms: SentForms::default(),
+        }
+    }
+
+    #[test]
+    fn memory_of_object_with_vary_includes_forms_of_later_requests() {
+        let plain = object(Vary::Fields([].into())).memory();
+        let varying = object(Vary::Fields([header::ACCEPT].into())).memory();
+        assert_eq!(varying - plain, SentForms::MAX_MEMORY as u64);
     }
 }

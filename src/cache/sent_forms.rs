@@ -18,6 +18,9 @@ const MAX_FORM: usize = 256;
 pub(super) struct SentForms([OnceLock<Box<[u8]>>; FORMS]);
 
 impl SentForms {
+    /// The maximum memory of the forms of an object, 1 KiB.
+    pub(super) const MAX_MEMORY: usize = FORMS * MAX_FORM;
+
     /// Returns whether a request has one of the forms.
     pub(super) fn has(&self, vary: &Vary, request: &HeaderMap) -> bool {
         self.0.iter().map_while(OnceLock::get).any(|form| vary.is_sent_as(form, request))
