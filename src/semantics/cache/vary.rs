@@ -98,10 +98,17 @@ impl Vary {
     /// let form = vary.sent_form(&request, 100).unwrap();
     /// assert!(vary.is_sent_as(&form, &request) && !vary.is_sent_as(&form, &other));
     /// assert_eq!(vary.key(&request), vary.key(&other));
+    /// assert!(vary.sent_form(&request, form.len() - 1).is_none());
     /// ```
     pub fn sent_form(&self, request: &HeaderMap, max: usize) -> Option<Vec<u8>> {
         let Self::Fields(names) = self else { return None };
-        let mut form = Vec::new();
+        let lines = |name| request.get_all(name).iter().map(|value| value.len() + 2);
+        let len = names.iter().map(|name| lines(name).sum::<usize>() + 1).sum();
+        // Before anything is copied: cookies may be long.
+        if len > max {
+            return None;
+        }
+        let mut form = Vec::with_capacity(len);
         for name in names {
             for value in request.get_all(name) {
                 form.push(LINE);
@@ -110,7 +117,7 @@ impl Vary {
             }
             form.push(END);
         }
-        (form.len() <= max).then_some(form)
+        Some(form)
     }
 
     /// Returns whether a request has this [form](Self::sent_form).
