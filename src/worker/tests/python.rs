@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method};
 use http_body_util::BodyExt;
 use tempfile::TempDir;
+use tokio::time::timeout;
 use tower::ServiceExt;
 
 use super::{super::*, *};
@@ -70,12 +71,15 @@ impl Site {
     /// Waits until the application has created this file; returns its content.
     async fn made(&self, name: &str) -> String {
         let path = self.dir.path().join(name);
-        loop {
-            match fs::read_to_string(&path) {
-                Ok(content) => return content,
-                Err(_) => tokio::task::yield_now().await,
+        let content = async {
+            loop {
+                match fs::read_to_string(&path) {
+                    Ok(content) => return content,
+                    Err(_) => tokio::task::yield_now().await,
+                }
             }
-        }
+        };
+        timeout(LONG, content).await.expect("it is made")
     }
 }
 

@@ -1,12 +1,15 @@
 //! Workers that are killed, stopped, late or wrong while others serve, and slow starts.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::{sync::mpsc::UnboundedReceiver, task::JoinSet};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::{sync::mpsc::UnboundedReceiver, task::JoinSet, time::timeout};
 
 use super::{
     super::processes::{Load, hook, is_alive, kill, next},
@@ -50,9 +53,7 @@ impl Callers {
     /// Waits for so many further responses.
     async fn wait_answers(&self, n: usize) {
         let until = self.answered.load(Ordering::Relaxed) + n;
-        while self.answered.load(Ordering::Relaxed) < until {
-            tokio::task::yield_now().await;
-        }
+        wait_until(|| self.answered.load(Ordering::Relaxed) >= until).await;
     }
 
     async fn end(self) -> Vec<BoxError> {
@@ -61,23 +62,44 @@ impl Callers {
     }
 }
 
+async fn wait_until(is_reached: impl Fn() -> bool) {
+    let reached = async {
+        while !is_reached() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LONG, reached).await.expect("it is reached");
+}
+
+/// Returns a descriptor of a worker, which stands for no later process that has its id; `None` if it has ended.
+fn pidfd(worker: WorkerProcess) -> Option<OwnedFd> {
+    pidfd_open(Pid::from_raw(worker.pid as i32).unwrap(), PidfdFlags::empty()).ok()
+}
+
 /// Sends a signal to the worker that became ready last. It may have ended.
-fn signal_newest(ready: &mut UnboundedReceiver<WorkerProcess>, newest: &mut u32, signal: Signal) {
+fn signal_newest(
+    ready: &mut UnboundedReceiver<Option<OwnedFd>>,
+    newest: &mut Option<OwnedFd>,
+    signal: Signal,
+) {
     while let Ok(worker) = ready.try_recv() {
-        *newest = worker.pid;
+        *newest = worker;
     }
-    let _ = kill_process(Pid::from_raw(*newest as i32).unwrap(), signal);
+    if let Some(worker) = newest {
+        let _ = pidfd_send_signal(worker, signal);
+    }
 }
 
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
 async fn responses_belong_to_their_requests_while_workers_fail() {
     const ROUNDS: usize = 3;
-    let (on_ready, mut ready) = hook::<WorkerProcess>();
+    let (on_ready, mut ready) = hook();
+    let on_ready = move |worker| on_ready(pidfd(worker));
     let builder = wsgi("application").workers(3).queue_timeout(LONG).on_ready(on_ready);
     let builder = builder.recycle_after(100, 20).request_timeout(Duration::from_secs(1));
     let site = Site::start_bounded(builder, SHORT);
-    let mut newest = next(&mut ready).await.pid;
+    let mut newest = next(&mut ready).await;
     let callers = Callers::start(&site.pool);
     for _ in 0..ROUNDS {
         // The worker answers after the deadline.
@@ -129,13 +151,11 @@ async fn old_workers_serve_while_the_next_generation_loads_slowly() {
     let load = Load::start(&site.pool, || post("/load", Body::empty()));
     let pool = site.pool.clone();
     let reload = tokio::spawn(async move { pool.reload().await });
-    while site.made("loaded").await.lines().count() < 2 {
-        tokio::task::yield_now().await;
-    }
+    site.made("loaded").await;
+    let loaded = site.dir.path().join("loaded");
+    wait_until(|| fs::read_to_string(&loaded).unwrap().lines().count() >= 2).await;
     let served = site.pool.stats().served;
-    while site.pool.stats().served < served + 100 {
-        tokio::task::yield_now().await;
-    }
+    wait_until(|| site.pool.stats().served >= served + 100).await;
     assert_eq!((reload.is_finished(), site.pool.stats().generation), (false, 0));
     fs::remove_file(hold).unwrap();
     reload.await.unwrap().unwrap();
