@@ -124,6 +124,10 @@ impl Config {
     /// Sets how long a write may make no progress; then the connection is closed. Defaults to 60 s, like
     /// nginx. A byte that the client takes from the kernel's send queue is progress, which is seen within a tenth
     /// of the timeout.
+    ///
+    /// Over HTTP/2 it applies to each response, too, whose stream is reset: while a write to the socket waits, the
+    /// progress of the connection is that of its responses. Otherwise a response waits for the client's flow-control
+    /// windows, and only bytes that they admit are progress.
     #[must_use]
     pub fn write_timeout(mut self, timeout: Duration) -> Self {
         self.write_timeout = timeout;

@@ -141,6 +141,13 @@ impl<I> WireState<I> {
         let write = progress.reader.as_ref().and_then(|reader| reader.next_update(write));
         [progress.head_deadline(head), write].into_iter().flatten().min()
     }
+
+    /// Returns the last progress of a client for which a write waits. `None` while no write waits.
+    pub(super) fn last_progress(&self) -> Option<Instant> {
+        let state = self.lock();
+        let reader = state.progress.as_ref()?.reader.as_ref();
+        reader.map(SlowReader::last_progress)
+    }
 }
 
 impl<I: Io> WireState<I> {

@@ -111,6 +111,11 @@ impl SlowReader {
             .min()
     }
 
+    /// Returns the time at which the peer was last seen to have taken data, or the beginning.
+    pub(in crate::conn) fn last_progress(&self) -> Instant {
+        self.last_progress
+    }
+
     /// Returns the time of the next [update](Self::update), at most the [deadline](Self::deadline).
     pub(in crate::conn) fn next_update(&self, timeout: Duration) -> Option<Instant> {
         let deadline = self.deadline(timeout)?;

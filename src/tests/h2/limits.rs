@@ -1,12 +1,15 @@
 //! Times and bounds.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::Instant,
 };
+use tokio_stream::StreamExt;
 
 use super::{frames::*, *};
-use crate::proto::h2::PREFACE;
+use crate::{conn::testing::FullSocket, proto::h2::PREFACE};
 
 #[tokio::test(start_paused = true)]
 async fn preface_must_come_within_the_time_of_a_head() {
@@ -21,6 +24,40 @@ async fn preface_must_come_within_the_time_of_a_head() {
         let expected = if sent == PREFACE.len() { 75..=76 } else { 20..=20 };
         assert!(expected.contains(&began.elapsed().as_secs()), "{sent} bytes");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn response_larger_than_the_send_buffer_waits_for_a_socket_that_its_client_reads_slowly() {
+    let response = Arc::new(());
+    let held = Arc::downgrade(&response);
+    let body = tokio_stream::iter(vec![Bytes::from(vec![b'x'; 16 << 10]); 64]).map(move |piece| {
+        let _ = &response;
+        Ok::<_, Infallible>(piece)
+    });
+    let mut body = Some(Body::from_stream(body));
+    let service = tower::service_fn(move |_: Request| {
+        let response = Response::new(body.take().unwrap());
+        async { Ok::<_, Infallible>(response) }
+    });
+    let queue = Arc::new(AtomicU64::new(1 << 20));
+    let io = FullSocket(queue.clone());
+    let mut transport = Transport::new(io, Peer::memory(), DrainWatch::never());
+    let window = frame(SETTINGS, 0, 0, &[&[0, 4][..], &(1u32 << 20).to_be_bytes()].concat());
+    let of_connection = frame(WINDOW_UPDATE, 0, 0, &(1u32 << 20).to_be_bytes());
+    let request = frame(HEADERS, END_STREAM | END_HEADERS, 1, GET);
+    transport.read_ahead.extend_from_slice(PREFACE);
+    transport.read_ahead.extend_from_slice(&[window, of_connection, request].concat());
+    let config = Arc::new(Config::new());
+    let task = tokio::spawn(crate::conn::h2::server::Connection::new(transport, service, config));
+    for second in 0..600 {
+        queue.fetch_sub(500, Relaxed);
+        tokio::time::sleep(SECOND).await;
+        assert!(!task.is_finished() && held.strong_count() > 0, "after {second} s");
+    }
+    // It takes no more.
+    let error = tokio::time::timeout(70 * SECOND, task).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    assert_eq!(held.strong_count(), 0);
 }
 
 #[tokio::test]

@@ -76,7 +76,12 @@ where
     /// Handles the deadlines of streams that have passed.
     fn expire_streams(&mut self, now: Instant) {
         self.next_deadline = None;
+        // While a write waits, the streams wait for the socket, whose deadline is that of the connection.
+        let socket_progress = self.wire.last_progress();
         for stream in self.streams.iter_mut() {
+            if let Some(at) = socket_progress {
+                stream.exchange.record_progress(at);
+            }
             match stream.exchange.deadline(&self.shared.config) {
                 Some(due) if due <= now => {
                     stream.exchange.expire(&self.shared, now);

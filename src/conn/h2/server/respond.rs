@@ -175,6 +175,15 @@ impl Outgoing {
         self.stalled = Some((now, meter));
     }
 
+    /// Records progress at `at`: until then, data of the stream waited for the socket, not for the client's window. The
+    /// deadline of the connection applied.
+    pub(in crate::conn) fn record_progress(&mut self, at: Instant) {
+        if let Some((since, meter)) = &mut self.stalled {
+            meter.extend(at.saturating_duration_since(*since));
+            *since = at.max(*since);
+        }
+    }
+
     /// Returns the number of bytes of a streamed body that wait for the client's window.
     pub(in crate::conn) fn held(&self) -> usize {
         if self.has_more { self.pending.len() } else { 0 }

@@ -26,6 +26,13 @@ impl Exchange {
         [upload, stage].into_iter().flatten().min()
     }
 
+    /// Records that the client took data of the connection at `at`, after a time in which the socket was full.
+    pub(in crate::conn::h2::server) fn record_progress(&mut self, at: Instant) {
+        if let Stage::Respond(outgoing) = &mut self.stage {
+            outgoing.record_progress(at);
+        }
+    }
+
     /// Handles a deadline that has passed. The exchange must be polled after that.
     pub(in crate::conn::h2::server) fn expire(&mut self, shared: &Shared, now: Instant) {
         let config = &shared.config;
