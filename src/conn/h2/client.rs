@@ -47,9 +47,10 @@ const STREAM_WINDOW: u32 = 256 << 10;
 /// clients do not read must not stop those of other clients.
 const CONNECTION_WINDOW: u32 = 1_000 * STREAM_WINDOW;
 
-/// Bytes that DATA frames of less than 256 bytes may take in `h2` beside their content: 8 MiB, twice of what the frames
-/// between two pauses of reads can take. `h2` ends the connection beyond.
-const DATA_FRAME_BUDGET: usize = 8 << 20;
+/// Bytes that DATA frames of less than 256 bytes may take in `h2` beside their content: 64 MiB, for 260,000 frames of a
+/// byte, as many as the window of one response admits. The driver takes the data of responses whose heads were returned
+/// out of `h2`. That of others waits there until its [`Exchange`] is polled, and `h2` ends the connection beyond.
+const DATA_FRAME_BUDGET: usize = 64 << 20;
 
 /// Time in which the server may still send data of a request that was cancelled: 10 s.
 const RESET_MEMORY: Duration = Duration::from_secs(10);
