@@ -112,6 +112,7 @@ impl SlowReader {
     }
 
     /// Returns the time at which the peer was last seen to have taken data, or the beginning.
+    #[cfg(feature = "h2")]
     pub(in crate::conn) fn last_progress(&self) -> Instant {
         self.last_progress
     }
