@@ -20,6 +20,7 @@ use super::{
     super::*,
     contract::{Placement, processes::InProcesses},
     processes::{ROLE, hook, kill, next},
+    python::{Site, collect, post},
     *,
 };
 use crate::{conn::testing::Lines, policy::backoff::Backoff};
@@ -161,6 +162,33 @@ async fn run_out_of_descriptors(lines: Lines) {
     next(&mut ready).await;
     assert_eq!(pool.get("/").await.unwrap().status(), 200);
     pool.shutdown().await;
+}
+
+#[test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+fn streamed_body_without_descriptors_is_overload_and_keeps_the_worker() {
+    let test = "streamed_body_without_descriptors_is_overload_and_keeps_the_worker";
+    run(test, send_stream_without_descriptors);
+}
+
+async fn send_stream_without_descriptors(_: Lines) {
+    let site = Site::start("application");
+    let request = || {
+        let (sender, stream) = Body::channel(None);
+        sender.send("first\nsecond".into()).unwrap();
+        sender.finish(None);
+        post("/read", stream)
+    };
+    let limit = getrlimit(Resource::Nofile).current;
+    set_soft_limit(Resource::Nofile, Some(3));
+    for _ in 0..3 {
+        let error = site.call(request()).await.unwrap_err();
+        assert_eq!(kind(&error), Kind::Overloaded);
+    }
+    set_soft_limit(Resource::Nofile, limit);
+    let response = site.call(request()).await.unwrap();
+    assert_eq!(collect(response).await, "first\\n second 0");
+    site.end().await;
 }
 
 #[test]

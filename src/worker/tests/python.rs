@@ -23,13 +23,13 @@ use crate::{body::FileSlice, peer::Peer, semantics::target::OriginalUri};
 const APPLICATION: &str = include_str!("python/application.py");
 
 /// A pool of one worker, and the directory of its application.
-struct Site {
+pub(super) struct Site {
     dir: TempDir,
     pool: Processes,
 }
 
 impl Site {
-    fn start(application: &str) -> Self {
+    pub(super) fn start(application: &str) -> Self {
         Self::start_with(wsgi(application).workers(1).queue_timeout(LONG))
     }
 
@@ -47,11 +47,11 @@ impl Site {
         Self { dir, pool }
     }
 
-    async fn call(&self, request: Request) -> Result<Response, BoxError> {
+    pub(super) async fn call(&self, request: Request) -> Result<Response, BoxError> {
         self.pool.clone().oneshot(request).await
     }
 
-    async fn get(&self, path: &str) -> Result<Response, BoxError> {
+    pub(super) async fn get(&self, path: &str) -> Result<Response, BoxError> {
         self.call(get(path)).await
     }
 
@@ -63,7 +63,7 @@ impl Site {
     }
 
     /// Shuts the pool down, and checks that the one worker has served all requests.
-    async fn end(self) {
+    pub(super) async fn end(self) {
         assert_eq!(self.pool.stats().panics, 0);
         self.pool.shutdown(LONG).await.unwrap();
     }
@@ -83,11 +83,11 @@ impl Site {
     }
 }
 
-fn post(path: &str, body: impl Into<Body>) -> Request {
+pub(super) fn post(path: &str, body: impl Into<Body>) -> Request {
     Request::post(path).body(body.into()).unwrap()
 }
 
-async fn collect(response: Response) -> String {
+pub(super) async fn collect(response: Response) -> String {
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
     String::from_utf8(bytes.to_vec()).unwrap()
 }

@@ -4,6 +4,7 @@ mod body;
 mod encode;
 mod frames;
 mod lookahead;
+mod send;
 mod upload;
 mod websocket;
 
@@ -16,9 +17,9 @@ use std::{
 
 use self::{
     body::{bad_gateway, respond},
-    encode::{Attachment, Encoded, encode},
     frames::{Frame, FrameSocket, State},
     lookahead::Window,
+    send::{SendError, Sent},
     upload::Upload,
     websocket::Tunnel,
 };
@@ -94,27 +95,21 @@ impl GateLink {
             Ok(both) => both.unzip(),
             Err(answer) => return Ok(*answer),
         };
-        let ahead = frames.lock().window.take_begun();
-        let (id, attachment) = match ahead {
-            Some(id) => (id, Attachment::Nothing),
-            None => {
-                let id = frames.lock().next_id();
-                let Encoded { frame, attachment } = match encode(id, &request, socket) {
-                    Ok(encoded) => encoded,
-                    Err(error) => return Ok(Err(error)),
-                };
-                if let Err(error) = frames.socket.send(&frame, &[]).await {
-                    return Err(failure(Some(request), Delivery::NotSent, error.into()));
-                }
-                frames.lock().begin(id, matches!(attachment, Attachment::Nothing));
-                (id, attachment)
-            }
-        };
         let replay = request.body().replay();
-        let is_whole = !matches!(attachment, Attachment::Stream);
-        let mut upload = match self.attach(attachment, &mut request).await {
-            Ok(upload) => upload,
-            Err(error) => return Err(failure(None, Delivery::MaybeSent, error.into())),
+        let ahead = frames.lock().window.take_begun();
+        let sent = match ahead {
+            Some(id) => Ok(Sent { id, is_whole: true, upload: None }),
+            None => frames.send_request(&mut request, socket).await,
+        };
+        let Sent { id, is_whole, mut upload } = match sent {
+            Ok(sent) => sent,
+            Err(SendError::Refused(error)) => return Ok(Err(error)),
+            Err(SendError::Unsent(error)) => {
+                return Err(failure(Some(request), Delivery::NotSent, error.into()));
+            }
+            Err(SendError::Incomplete(error)) => {
+                return Err(failure(None, Delivery::MaybeSent, error.into()));
+            }
         };
         let (has_left, reply) = self.first_reply(id, job, &mut upload, on_begun).await;
         let Some(reply) = reply else { return Err(ExchangeFailed::taken_back(request)) };
@@ -166,31 +161,6 @@ impl GateLink {
         });
         let reply = reply.await;
         (has_left, reply)
-    }
-
-    /// Sends the descriptor of a request's body.
-    async fn attach(
-        &self,
-        attachment: Attachment,
-        request: &mut Request,
-    ) -> io::Result<Option<Upload>> {
-        let socket = &self.0.socket;
-        match attachment {
-            Attachment::Nothing => Ok(None),
-            Attachment::File(file) => {
-                socket.send(&[0], &[file.as_fd()]).await?;
-                Ok(None)
-            }
-            Attachment::Socket(theirs) => {
-                socket.send(&[0], &[theirs.as_fd()]).await?;
-                Ok(None)
-            }
-            Attachment::Stream => {
-                let (upload, reader) = Upload::new(mem::take(request.body_mut()))?;
-                socket.send(&[0], &[reader.as_fd()]).await?;
-                Ok(Some(upload))
-            }
-        }
     }
 
     /// Cancels the request if its response was not read to its end, and waits until the worker has ended it. `release`

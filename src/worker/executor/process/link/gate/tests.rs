@@ -7,7 +7,10 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-use super::*;
+use super::{
+    encode::{Encoded, encode},
+    *,
+};
 use crate::{net::seqpacket::try_recv, proto::gate::request_id, worker::queue::job::Times};
 
 /// The frame `(4, id)`, the end of a response.

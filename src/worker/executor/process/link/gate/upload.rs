@@ -27,14 +27,18 @@ pub(super) struct Upload {
     has_ended: bool,
 }
 
+/// Creates the pipe of an upload. Returns the worker's end too.
+///
+/// # Errors
+/// Those of pipe(2) and epoll_ctl(2).
+pub(super) fn pipe() -> io::Result<(Sender, OwnedFd)> {
+    let (reader, writer) = io::pipe()?;
+    Ok((Sender::from_owned_fd(writer.into())?, reader.into()))
+}
+
 impl Upload {
-    /// Creates the pipe. Returns the worker's end too.
-    pub(super) fn new(body: Body) -> io::Result<(Self, OwnedFd)> {
-        let (reader, writer) = io::pipe()?;
-        let pipe = Sender::from_owned_fd(writer.into())?;
-        let upload =
-            Self { body, pipe, pending: Default::default(), rest: Bytes::new(), has_ended: false };
-        Ok((upload, reader.into()))
+    pub(super) fn new(body: Body, pipe: Sender) -> Self {
+        Self { body, pipe, pending: Default::default(), rest: Bytes::new(), has_ended: false }
     }
 
     /// Sends data until the pipe is full or the body is pending. Sets the upload to `None` at its end, and when the
