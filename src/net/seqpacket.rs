@@ -49,6 +49,15 @@ pub(crate) struct Received {
     /// Whether the buffer was too small for it.
     pub(crate) is_truncated: bool,
     pub(crate) descriptor: Option<OwnedFd>,
+    /// Whether the kernel has dropped a descriptor, since this process can open no more (`MSG_CTRUNC`, recvmsg(2)).
+    pub(crate) is_descriptor_lost: bool,
+}
+
+impl Received {
+    /// Returns whether a descriptor was sent with the message.
+    pub(crate) fn has_descriptor(&self) -> bool {
+        self.descriptor.is_some() || self.is_descriptor_lost
+    }
 }
 
 impl SeqPacket {
@@ -190,7 +199,8 @@ fn recv_now(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Received> {
         }
     }
     let is_truncated = message.flags.contains(ReturnFlags::TRUNC);
-    Ok(Received { len: message.bytes, is_truncated, descriptor })
+    let is_descriptor_lost = descriptor.is_none() && message.flags.contains(ReturnFlags::CTRUNC);
+    Ok(Received { len: message.bytes, is_truncated, descriptor, is_descriptor_lost })
 }
 
 #[cfg(test)]

@@ -192,6 +192,25 @@ async fn send_stream_without_descriptors(_: Lines) {
 }
 
 #[test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+fn file_of_an_application_without_descriptors_is_overload_and_keeps_the_worker() {
+    let test = "file_of_an_application_without_descriptors_is_overload_and_keeps_the_worker";
+    run(test, receive_file_without_descriptors);
+}
+
+async fn receive_file_without_descriptors(_: Lines) {
+    let site = Site::start("application");
+    let limit = getrlimit(Resource::Nofile).current;
+    set_soft_limit(Resource::Nofile, Some(3));
+    for _ in 0..3 {
+        assert_eq!(kind(&site.get("/file").await.unwrap_err()), Kind::Overloaded);
+    }
+    set_soft_limit(Resource::Nofile, limit);
+    assert_eq!(collect(site.get("/file").await.unwrap()).await, "5678901234");
+    site.end().await;
+}
+
+#[test]
 #[cfg_attr(not(peer_root), ignore = "needs root, to become a user with a limit of processes")]
 fn pool_without_processes_starts_workers_later() {
     const NOBODY: u32 = 65_534;

@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io,
     os::fd::OwnedFd,
     pin::Pin,
     sync::Arc,
@@ -11,6 +12,7 @@ use std::{
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body::{Frame, SizeHint};
+use rustix::io::Errno;
 
 use super::super::super::super::super::{
     process::{ApplicationError, GateError},
@@ -57,7 +59,10 @@ pub(super) fn respond(
             response(head, Body::new(body))
         }),
         Reply::File { head, offset, length, .. } => {
-            let file = descriptor.map(File::from).ok_or(Fault::Descriptor)?;
+            // The worker has sent it, but this process has no free descriptor.
+            let Some(file) = descriptor.map(File::from) else {
+                return Ok(Err(Error::new(Kind::Overloaded, io::Error::from(Errno::MFILE)).into()));
+            };
             // Another kind of file could block its reader.
             if !file.metadata().is_ok_and(|meta| meta.is_file()) {
                 return Err(Fault::Descriptor);

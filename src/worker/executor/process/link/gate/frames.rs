@@ -140,7 +140,7 @@ impl FrameSocket {
         let frame = Bytes::copy_from_slice(&state.buffer[..received.len]);
         let reply = match Reply::decode(frame) {
             _ if received.is_truncated => Err(Fault::TooLong),
-            Ok(reply) if reply.has_descriptor() != received.descriptor.is_some() => {
+            Ok(reply) if reply.has_descriptor() != received.has_descriptor() => {
                 Err(Fault::Descriptor)
             }
             other => other,
