@@ -23,3 +23,6 @@ pub mod cache {}
 
 #[doc = include_str!("guide/site.md")]
 pub mod site {}
+
+#[doc = include_str!("guide/build.md")]
+pub mod build {}
