@@ -9,6 +9,7 @@ mod drain;
 pub(crate) mod file_slice;
 mod gate;
 mod io;
+mod keep_alive;
 mod listen;
 pub(crate) mod page_cache;
 #[cfg(feature = "process")]
@@ -32,6 +33,7 @@ pub use accept::{Accepted, Acceptor};
 pub use drain::{Drain, DrainWatch};
 pub use gate::{Capacity, Gate, GateWaiter};
 pub use io::Io;
+pub use keep_alive::{KEEP_ALIVE_IDLE, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_PROBES, KeepAlive};
 pub use listen::{Address, Listener};
 pub use process_budget::process_budget;
 pub(crate) use refuse::refuse;

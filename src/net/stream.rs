@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    Address, Io,
+    Address, Io, KeepAlive,
     connect::{connect_allowed, connect_tcp},
     send_queue::send_queue_len,
 };
@@ -80,6 +80,14 @@ impl Stream {
         let stream = connect_allowed(host, allows).await?;
         stream.set_nodelay(true)?;
         Ok(stream.into())
+    }
+
+    /// Sets the options of TCP keep-alive. A new stream has none, unless the system sets them. They have no effect on a Unix
+    /// socket.
+    pub fn set_keep_alive(&self, options: &KeepAlive) {
+        if let Kind::Tcp(stream) = &self.0 {
+            options.apply(stream);
+        }
     }
 
     /// Waits until the connection fails, for example by a reset, and returns the error. An end of the peer's sending half is

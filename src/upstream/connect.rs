@@ -23,7 +23,7 @@ use crate::{
         tunnels::{Switch, Tunnels},
     },
     error::{BoxError, Error, Kind},
-    net::Stream,
+    net::{KeepAlive, Stream},
     peer::Network,
     policy::destinations::{Destinations, HostPattern},
     semantics::problem::{self, Format},
@@ -72,6 +72,7 @@ use crate::{
 pub struct ConnectLayer {
     allowed: Arc<Destinations>,
     connect_timeout: Duration,
+    keep_alive: KeepAlive,
     tunnels: Arc<Tunnels>,
 }
 
@@ -81,6 +82,7 @@ impl ConnectLayer {
         Self {
             allowed: Arc::default(),
             connect_timeout: CONNECT_TIMEOUT,
+            keep_alive: KeepAlive::new(),
             tunnels: Tunnels::new(TunnelOptions::new()),
         }
     }
@@ -104,6 +106,14 @@ impl ConnectLayer {
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
+        self
+    }
+
+    /// Sets the options of TCP keep-alive to the destinations, by which a tunnel to a host that has vanished fails. Defaults
+    /// to [`KeepAlive::new`], after 30 s.
+    #[must_use]
+    pub fn keep_alive(mut self, options: KeepAlive) -> Self {
+        self.keep_alive = options;
         self
     }
 
@@ -151,7 +161,10 @@ impl ConnectLayer {
         let allows = |ip| self.allowed.allows_address(ip);
         let connect = Stream::connect_allowed(target.as_str(), allows);
         let error = match tokio::time::timeout(self.connect_timeout, connect).await {
-            Ok(Ok(stream)) => return Ok(switch.connected(stream)),
+            Ok(Ok(stream)) => {
+                stream.set_keep_alive(&self.keep_alive);
+                return Ok(switch.connected(stream));
+            }
             Ok(Err(error)) => error,
             Err(_) => io::ErrorKind::TimedOut.into(),
         };

@@ -103,21 +103,22 @@ impl Remote {
 
     pub(super) fn with_options(server: &ServerAddress, options: &Options) -> Self {
         let address = server.address().clone();
-        let connector = |alpn: &[&[u8]]| match server.scheme() {
-            Scheme::Http | Scheme::Http2 => Connector::plain(address.clone()),
+        let connector = |alpn: &[&[u8]], keep_alive| match server.scheme() {
+            Scheme::Http | Scheme::Http2 => Connector::plain(address.clone(), keep_alive),
             Scheme::Https => {
                 let host = server.host().unwrap_or("localhost");
-                Connector::secure(address.clone(), host, options.tls_client(), alpn)
+                Connector::secure(address.clone(), host, options.tls_client(), alpn, keep_alive)
             }
         };
+        let keep_alive = options.pool.keep_alive;
         let protocol = Http1::new(&address, options.limits.clone());
-        let http1 = connector(&[b"http/1.1"]);
+        let http1 = connector(&[b"http/1.1"], keep_alive);
         let http1 = pooled::Server::new(address.clone(), http1, protocol, options.pool.clone());
         Self(Arc::new(Shared {
             scheme: server.scheme(),
             http1,
             connections: SharedConnections::default(),
-            connector: connector(ALPN),
+            connector: connector(ALPN, keep_alive.with_default_user_timeout()),
             budget: options.budget.clone(),
             speaks_http1: AtomicBool::new(false),
         }))

@@ -2,6 +2,7 @@
 
 mod faults;
 mod partition;
+mod vanished;
 
 use std::{
     fs,

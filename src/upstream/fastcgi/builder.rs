@@ -71,7 +71,7 @@ impl FastCgiBuilder {
         let protocol = FastCgi1 { limits: Arc::new(self.limits) };
         let server = pooled::Server::new(
             self.address.clone(),
-            Connector::plain(self.address),
+            Connector::plain(self.address, self.pool.keep_alive),
             protocol,
             self.pool,
         );

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::idle_limit::IdleLimit;
+use crate::net::KeepAlive;
 
 /// Default timeout of an idle connection: 60 s, less than the timeouts of servers (nginx: 75 s), so that a request is
 /// rarely sent on a connection that the server is closing.
@@ -47,6 +48,7 @@ pub struct PoolConfig {
     pub(in crate::upstream) max_queued: usize,
     pub(in crate::upstream) queue_timeout: Duration,
     pub(in crate::upstream) connect_timeout: Duration,
+    pub(in crate::upstream) keep_alive: KeepAlive,
 }
 
 impl PoolConfig {
@@ -63,6 +65,7 @@ impl PoolConfig {
             max_queued: MAX_QUEUED,
             queue_timeout: QUEUE_TIMEOUT,
             connect_timeout: CONNECT_TIMEOUT,
+            keep_alive: KeepAlive::new(),
         }
     }
 
@@ -159,6 +162,14 @@ impl PoolConfig {
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
+        self
+    }
+
+    /// Sets the options of TCP keep-alive, by which connections to a server that has vanished fail, idle or not. Defaults to
+    /// [`KeepAlive::new`]: after 30 s.
+    #[must_use]
+    pub fn keep_alive(mut self, options: KeepAlive) -> Self {
+        self.keep_alive = options;
         self
     }
 }

@@ -8,7 +8,7 @@ use tower_layer::Layer;
 use super::{CONNECT_TIMEOUT, Counts, Limits, Shared, TcpBalance, target::Template};
 use crate::{
     conn::ProxyProtocol,
-    net::Address,
+    net::{Address, KeepAlive},
     policy::{
         health::HealthOptions,
         pick::{Pick, RoundRobin},
@@ -53,7 +53,11 @@ impl TcpBalanceBuilder {
             policy: Arc::new(RoundRobin::new()),
             balance: BalanceBuilder::new(),
             may_be_empty: false,
-            template: Template { connect_timeout: CONNECT_TIMEOUT, limits: EndpointLimits::new() },
+            template: Template {
+                connect_timeout: CONNECT_TIMEOUT,
+                keep_alive: KeepAlive::new(),
+                limits: EndpointLimits::new(),
+            },
             limits: Limits { idle_timeout: TCP_IDLE_TIMEOUT, total_timeout: None },
             max_connections: MAX_CONNECTIONS,
             attempts: None,
@@ -100,6 +104,13 @@ impl TcpBalanceBuilder {
     /// Sets the timeout of connecting, for each server. Default: 5 s.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.template.connect_timeout = timeout;
+        self
+    }
+
+    /// Sets the options of TCP keep-alive to the servers, by which a connection to a server that has vanished fails.
+    /// Default: [`KeepAlive::new`], after 30 s.
+    pub fn keep_alive(mut self, options: KeepAlive) -> Self {
+        self.template.keep_alive = options;
         self
     }
 

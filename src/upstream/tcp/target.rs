@@ -17,7 +17,7 @@ use crate::{
     body::{Body, HttpBody},
     conn::Delivery,
     error::BoxError,
-    net::{Address, Stream, clock},
+    net::{Address, KeepAlive, Stream, clock},
     peer::Deadline,
     upstream::{
         Endpoint, EndpointKey, EndpointLimits,
@@ -37,6 +37,7 @@ pub struct TcpTarget(Arc<Inner>);
 struct Inner {
     address: Address,
     connect_timeout: Duration,
+    keep_alive: KeepAlive,
 }
 
 impl TcpTarget {
@@ -58,10 +59,10 @@ impl TcpTarget {
 
 impl Inner {
     async fn connect(&self, timeout: Duration) -> io::Result<Stream> {
-        match tokio::time::timeout(timeout, Stream::connect(&self.address)).await {
-            Ok(result) => result,
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        }
+        let connected = tokio::time::timeout(timeout, Stream::connect(&self.address)).await;
+        let stream = connected.map_err(|_| io::ErrorKind::TimedOut)??;
+        stream.set_keep_alive(&self.keep_alive);
+        Ok(stream)
     }
 }
 
@@ -69,6 +70,7 @@ impl Inner {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Template {
     pub(super) connect_timeout: Duration,
+    pub(super) keep_alive: KeepAlive,
     pub(super) limits: EndpointLimits,
 }
 
@@ -78,8 +80,9 @@ impl Template {
         key: impl Into<EndpointKey>,
         address: Address,
     ) -> Endpoint<TcpTarget> {
-        let target = TcpTarget(Arc::new(Inner { address, connect_timeout: self.connect_timeout }));
-        Endpoint::new(key, target).limits(self.limits)
+        let Self { connect_timeout, keep_alive, limits } = self;
+        let target = TcpTarget(Arc::new(Inner { address, connect_timeout, keep_alive }));
+        Endpoint::new(key, target).limits(limits)
     }
 }
 
