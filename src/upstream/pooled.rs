@@ -151,6 +151,8 @@ impl<P: Protocol> Evict for Server<P> {
 fn attempt_error<P: Protocol>(error: ExchangeError<P::Core>, is_reused: bool) -> AttemptError {
     let ExchangeError { cause, delivery, request, .. } = error;
     let kind = match &cause {
+        // The kernel has failed the connection, since the server's host has vanished.
+        Cause::Io(error) if is_host_lost(error) => AttemptErrorKind::ConnectionLost,
         // RFC 9112 section 9.3.1: a server may close an idle connection while a request is being sent. After the
         // first byte of a response it was not idle.
         Cause::Io(_) | Cause::Closed if is_reused && delivery != Delivery::Answered => {
@@ -171,4 +173,10 @@ fn attempt_error<P: Protocol>(error: ExchangeError<P::Core>, is_reused: bool) ->
         }
         None => error,
     }
+}
+
+/// Returns whether a connection failed since its peer answers nothing, not even TCP (tcp(7)).
+fn is_host_lost(error: &io::Error) -> bool {
+    use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
+    matches!(error.kind(), TimedOut | HostUnreachable | NetworkUnreachable)
 }
