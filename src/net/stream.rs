@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    future::poll_fn,
     io::{self, IoSlice},
     net::IpAddr,
     os::fd::{AsFd, BorrowedFd},
@@ -12,7 +13,7 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, ioctl_fionread},
-    net::{SendFlags, Shutdown},
+    net::{RecvFlags, SendFlags, Shutdown},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
@@ -90,10 +91,21 @@ impl Stream {
         }
     }
 
-    /// Waits until the connection fails, for example by a reset, and returns the error. An end of the peer's sending half is
-    /// no failure. Reads nothing.
+    /// Waits until the connection fails, for example by a reset, and returns the error. An end of the peer's sending half
+    /// counts as a failure only if `is_silent`, the peer has not sent a byte, and none has arrived. Takes nothing from the
+    /// stream.
     #[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "for `TcpBalance`"))]
-    pub(crate) async fn failed(&self) -> io::Error {
+    pub(crate) async fn failed(&self, is_silent: bool) -> io::Error {
+        if is_silent {
+            let peek = |fd: BorrowedFd<'_>| {
+                rustix::net::recv(fd, &mut [0; 1], RecvFlags::PEEK).map(|(n, _)| n)
+            };
+            match poll_fn(|cx| self.poll_call(cx, Interest::READABLE, peek)).await {
+                Ok(0) => return io::ErrorKind::UnexpectedEof.into(),
+                Ok(_) => {}
+                Err(error) => return error,
+            }
+        }
         let ready = match &self.0 {
             Kind::Tcp(s) => s.ready(Interest::ERROR).await,
             Kind::Unix(s) => s.ready(Interest::ERROR).await,

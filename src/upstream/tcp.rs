@@ -200,9 +200,10 @@ impl TcpBalance {
     /// Forwards the connection of a client until it ends or `watch` aborts it. `read_ahead` are bytes that were
     /// already read from the client; they are sent first.
     ///
-    /// While it waits for a server, an abort or a failure of the client's connection, such as a reset, ends it. A client
-    /// that has ended its sending half still waits, since it may read an answer; over TCP, a client that has closed its
-    /// connection looks the same.
+    /// While it waits for a server, an abort or a failure of the client's connection, such as a reset, ends it. Over TCP, a
+    /// client that has closed its connection looks like one that has ended its sending half and still reads. If it has
+    /// sent bytes before, they are forwarded, since it may read an answer. If it has sent none, it has asked for nothing
+    /// and is taken for gone.
     ///
     /// # Errors
     /// [`TcpError`] if there is no server for it.
@@ -230,7 +231,9 @@ impl TcpBalance {
         let opened = tokio::select! {
             biased;
             () = aborted(&mut watch) => return Ok(not_opened(client, End::Aborted)),
-            error = client.failed() => return Ok(not_opened(client, End::Client(error))),
+            error = client.failed(received.is_empty()) => {
+                return Ok(not_opened(client, End::Client(error)));
+            }
             opened = self.open(peer, &received) => opened,
         };
         let opened = opened.inspect_err(|_| client.reset_on_close());

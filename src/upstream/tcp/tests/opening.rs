@@ -55,7 +55,19 @@ async fn client_that_resets_its_connection_leaves_the_queue() {
 }
 
 #[tokio::test]
-async fn client_that_has_ended_its_sending_half_still_gets_a_server() {
+async fn client_that_closes_its_connection_without_a_byte_leaves_the_queue() {
+    let front = waiting().await;
+    let client = front.connect().await;
+    queued(&front, 1).await;
+    drop(client);
+    queued(&front, 0).await;
+    until(|| front.balance.stats().active == 0).await;
+    assert_eq!(front.balance.stats().failed, 0);
+    front.stop().await;
+}
+
+#[tokio::test]
+async fn client_that_ends_its_sending_half_after_a_byte_still_gets_a_server() {
     let front = waiting().await;
     let mut client = front.connect().await;
     client.write_all(b"QUIT\r\n").await.unwrap();
