@@ -27,6 +27,11 @@ use crate::{
     policy::pick::{Candidates, RoundRobin},
 };
 
+/// Awaits a future. Panics after 20 s, for which no test waits. The clock must not be paused: it would advance to that time.
+pub(super) async fn within<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("it hangs")
+}
+
 type Outcome = Result<Response<Body>, BoxError>;
 type Step = fn(Request<Body>) -> Outcome;
 

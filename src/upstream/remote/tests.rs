@@ -17,7 +17,7 @@ use tower::ServiceExt;
 use super::*;
 use crate::{
     peer::Deadline,
-    upstream::{AttemptErrorKind, Delivery, PoolConfig},
+    upstream::{AttemptErrorKind, Delivery, PoolConfig, tests::within},
 };
 
 const SEC: Duration = Duration::from_secs(1);
@@ -34,18 +34,25 @@ fn get() -> Request<Body> {
     Request::get("/").body(Body::empty()).unwrap()
 }
 
+async fn accept(listener: &TcpListener) -> TcpStream {
+    within(listener.accept()).await.unwrap().0
+}
+
 /// Reads a request's head.
 async fn read_head(server: &mut TcpStream) -> String {
     let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(server.read_u8().await.unwrap());
-    }
+    within(async {
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(server.read_u8().await.unwrap());
+        }
+    })
+    .await;
     String::from_utf8(head).unwrap()
 }
 
 /// Accepts a connection, and answers a request on it with 204.
 async fn serve_one(listener: &TcpListener) -> TcpStream {
-    let mut server = listener.accept().await.unwrap().0;
+    let mut server = accept(listener).await;
     answer(&mut server).await;
     server
 }
@@ -64,8 +71,7 @@ async fn settle() {
 }
 
 async fn assert_closed(server: &mut TcpStream) {
-    let end = timeout(20 * SEC, server.read(&mut [0; 8])).await.expect("it is still open");
-    assert_eq!(end.unwrap(), 0);
+    assert_eq!(within(server.read(&mut [0; 8])).await.unwrap(), 0);
 }
 
 #[tokio::test]
@@ -76,12 +82,14 @@ async fn idle_connections_are_closed_at_their_timeout_without_traffic() {
     one.unwrap();
     pause();
     advance(30 * SEC).await;
+    tokio::time::resume();
     // While the first connection is in use, a second one is opened, and is used last.
     let (mut a, mut b) = (remote.clone(), remote.clone());
     let (a, b) = (a.call(get()), b.call(get()));
     let (a, b, _, mut second) = tokio::join!(a, b, answer(&mut first), serve_one(&listener));
     assert!(a.is_ok() && b.is_ok());
     assert_eq!(remote.idle_connections(), 2);
+    pause();
     advance(59 * SEC).await;
     settle().await;
     assert_eq!(remote.idle_connections(), 2);
@@ -139,7 +147,7 @@ async fn connection_whose_body_ends_in_another_runtime_is_not_kept() {
     let remote = Remote::builder(address).build();
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let response = runtime.spawn(remote.clone().oneshot(get()));
-    let mut server = listener.accept().await.unwrap().0;
+    let mut server = accept(&listener).await;
     read_head(&mut server).await;
     server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n").await.unwrap();
     let body = response.await.unwrap().unwrap().into_body();
@@ -158,8 +166,8 @@ async fn pool_keeps_no_more_connections_than_keep_idle() {
         let two =
             || async { tokio::join!(remote.clone().oneshot(get()), remote.clone().oneshot(get())) };
         let servers = async {
-            let mut first = listener.accept().await.unwrap().0;
-            let mut second = listener.accept().await.unwrap().0;
+            let mut first = accept(&listener).await;
+            let mut second = accept(&listener).await;
             answer(&mut first).await;
             answer(&mut second).await;
             (first, second)
@@ -176,7 +184,7 @@ async fn request_without_host_names_the_server() {
     let host = address.to_string();
     let remote = Remote::builder(address).build();
     let server = async || {
-        let mut server = listener.accept().await.unwrap().0;
+        let mut server = accept(&listener).await;
         let head = answer(&mut server).await;
         drop(server);
         head
@@ -211,7 +219,7 @@ async fn failure_reports_whether_the_request_may_have_been_sent() {
     let remote = Remote::builder(address).build();
     // The server reads the request and closes.
     let server = async {
-        let mut server = listener.accept().await.unwrap().0;
+        let mut server = accept(&listener).await;
         read_head(&mut server).await;
     };
     let (lost, ()) = tokio::join!(remote.clone().oneshot(get()), server);
@@ -278,7 +286,7 @@ async fn reused_connection_that_fails_within_a_response_is_not_stale() {
 async fn invalid_response_is_protocol_error_without_the_request() {
     let (listener, address) = listen().await;
     let server = async {
-        let mut server = listener.accept().await.unwrap().0;
+        let mut server = accept(&listener).await;
         read_head(&mut server).await;
         server.write_all(b"220 smtp.example.com ESMTP\r\n\r\n").await.unwrap();
         server
@@ -294,7 +302,7 @@ async fn upload_continues_after_an_early_response_head() {
     const PIECE: usize = 20 << 10;
     let (listener, address) = listen().await;
     let server = tokio::spawn(async move {
-        let mut server = listener.accept().await.unwrap().0;
+        let mut server = accept(&listener).await;
         read_head(&mut server).await;
         server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n").await.unwrap();
         let mut body = vec![0; 3 * PIECE];

@@ -8,7 +8,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
-    time::{advance, pause, resume, timeout},
+    time::{advance, pause, resume},
 };
 
 use super::*;
@@ -22,6 +22,7 @@ use crate::{
         EmptySet, EndpointLimits,
         check::{CheckOptions, connects},
         discover::{Target, fixed},
+        tests::within,
     },
 };
 
@@ -78,11 +79,6 @@ async fn pair() -> (Stream, TcpStream) {
     let (listener, addr) = server().await;
     let client = TcpStream::connect(addr).await.unwrap();
     (client.into(), listener.accept().await.unwrap().0)
-}
-
-/// Guards against a test that hangs.
-async fn within<F: Future>(future: F) -> F::Output {
-    timeout(20 * SEC, future).await.expect("it hangs")
 }
 
 /// Waits until a condition holds.

@@ -170,7 +170,7 @@ async fn idle_limit_closes_the_connection_that_was_idle_longest_of_all_servers()
 
 /// A server that answers a head with a body of one byte, which is not sent.
 async fn begin_answer(listener: &TcpListener) -> TcpStream {
-    let mut server = listener.accept().await.unwrap().0;
+    let mut server = accept(listener).await;
     read_head(&mut server).await;
     server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n").await.unwrap();
     server
