@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Request, Response, header::UPGRADE, request};
+use http::{Request, Response};
 use tokio::runtime::{Handle, Id};
 
 use super::{
@@ -28,6 +28,7 @@ use crate::{
         connector::ServerStream,
         error::{AttemptError, AttemptErrorKind},
         history::History,
+        repeatable::is_repeatable,
     },
 };
 
@@ -102,7 +103,7 @@ fn checkout<P: Protocol>(
             let idle_for = now.saturating_duration_since(idle.since);
             if idle_for >= server.config.non_idempotent_idle_timeout
                 && matches!(server.address, Address::Tcp(_))
-                && !(can_replay && may_repeat(head))
+                && !(can_replay && is_repeatable(&head.method, &head.headers))
             {
                 break; // it is closed, and the others are older
             }
@@ -125,11 +126,6 @@ fn checkout<P: Protocol>(
         slot.open = Some(slot.open_one(|| server.pool.evict_oldest()));
     }
     Next::Connect(Box::pin(connect(server.clone(), deadline)))
-}
-
-/// Returns whether a request that may have been sent may be sent again (RFC 9110 section 9.2.2).
-fn may_repeat(head: &request::Parts) -> bool {
-    head.method.is_idempotent() && !head.headers.contains_key(UPGRADE)
 }
 
 /// Creates the error of a request that got no slot.

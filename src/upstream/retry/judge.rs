@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use http::{Request, header::UPGRADE};
+use http::Request;
 
 use super::Config;
 use crate::{
@@ -10,7 +10,10 @@ use crate::{
     conn::Delivery,
     error::BoxError,
     net::clock,
-    upstream::error::{AttemptError, AttemptErrorKind},
+    upstream::{
+        error::{AttemptError, AttemptErrorKind},
+        repeatable::is_repeatable,
+    },
 };
 
 /// Returns the error, together with the request if it is to be sent again. `last` is the error of the previous
@@ -52,8 +55,7 @@ pub(super) fn judge(
         let may_repeat = match delivery {
             Delivery::NotSent => true,
             Delivery::MaybeSent => {
-                // RFC 9110 section 9.2.2. Nor is a tunnel begun twice.
-                request.method().is_idempotent() && !request.headers().contains_key(UPGRADE)
+                is_repeatable(request.method(), request.headers())
                     || config.repeatable.as_ref().is_some_and(|allows| allows(request))
             }
             Delivery::Answered => false,

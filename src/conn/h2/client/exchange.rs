@@ -256,7 +256,10 @@ impl Future for Exchange {
         let result = ready!(inner.poll(cx));
         let inner = self.0.take().expect("just polled");
         Poll::Ready(match result {
-            Ok(response) => Ok(inner.respond(response)),
+            Ok(response) => {
+                inner.connection.shared.liveness.record(clock::now());
+                Ok(inner.respond(response))
+            }
             Err(cause) => Err(inner.fail(cause)),
         })
     }
