@@ -2,6 +2,8 @@
 
 #[cfg_attr(not(feature = "metrics"), path = "queue/no_gauges.rs")]
 mod gauges;
+mod options;
+mod stats;
 #[cfg(test)]
 mod tests;
 
@@ -14,122 +16,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::Request;
 use tokio::sync::Notify;
 
 use crate::net::clock;
 
-/// Default timeout in the queue: 10 s, as in the queue of a worker pool.
-pub const BALANCE_QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The priority of a request in the queue of a balancer: an extension of the request, set by a layer of the
-/// application. Without it a request has [`Normal`](Self::Normal) priority.
-///
-/// ```
-/// use vestibule::{Body, Request, upstream::Priority};
-///
-/// let mut request = Request::new(Body::empty());
-/// request.extensions_mut().insert(Priority::High);
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
-pub enum Priority {
-    /// Before all others.
-    High,
-    /// The default.
-    #[default]
-    Normal,
-    /// After all others. In a full queue, other requests displace it.
-    Low,
-}
-
-impl Priority {
-    pub(super) fn of<B>(request: &Request<B>) -> Self {
-        request.extensions().get().copied().unwrap_or_default()
-    }
-}
-
-/// The maximum number of requests that wait for an endpoint, and their timeout.
-///
-/// Requests of a higher [priority](Priority) come first, requests of the same priority in the order of their arrival.
-/// In a full queue a request displaces the last one of a lower priority, if there is one.
-///
-/// ```
-/// use std::time::Duration;
-/// use vestibule::upstream::QueueOptions;
-///
-/// let options = QueueOptions::new(1000).timeout(Duration::from_secs(2));
-/// # drop(options);
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use]
-pub struct QueueOptions {
-    bound: usize,
-    timeout: Duration,
-}
-
-impl QueueOptions {
-    /// Creates a queue of at most `bound` requests, with the timeout [`BALANCE_QUEUE_TIMEOUT`].
-    pub const fn new(bound: usize) -> Self {
-        Self { bound, timeout: BALANCE_QUEUE_TIMEOUT }
-    }
-
-    /// Sets the timeout in the queue. A [`Deadline`](crate::peer::Deadline) of the request may end it sooner. Default
-    /// [`BALANCE_QUEUE_TIMEOUT`].
-    pub const fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
-    }
-}
-
-/// The figures of a queue.
-///
-/// With the feature `metrics` these are recorded by the crate of that name, as sums over all balancers of the process.
-/// Each has the label `priority`: `high`, `normal` or `low`.
-///
-/// | name | type | unit | what |
-/// |---|---|---|---|
-/// | `vestibule_balance_queue_waiting` | gauge | requests | waiting requests |
-/// | `vestibule_balance_queue_wait_seconds` | histogram | seconds | the wait of requests that got an endpoint |
-/// | `vestibule_balance_queue_refused_total` | counter | requests | that found the queue full or were displaced |
-/// | `vestibule_balance_queue_timed_out_total` | counter | requests | whose timeout passed |
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct QueueStats {
-    /// Waiting requests.
-    pub waiting: usize,
-    /// The maximum of waiting requests.
-    pub bound: usize,
-    /// The timeout of waiting requests.
-    pub timeout: Duration,
-    /// Requests that got an endpoint after they had waited.
-    pub admitted: u64,
-    /// Requests that found the queue full, or were displaced from it.
-    pub refused: u64,
-    /// Requests whose timeout passed.
-    pub timed_out: u64,
-    /// The total wait of admitted requests.
-    pub total_wait: Duration,
-    /// The longest wait of an admitted request.
-    pub longest_wait: Duration,
-    /// The time since the oldest waiting request was queued.
-    pub oldest_wait: Duration,
-    /// The figures by priority, that of [`Priority::High`] first.
-    pub by_priority: [PriorityStats; 3],
-}
-
-/// The figures of the requests of one priority in a queue.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PriorityStats {
-    /// Waiting requests.
-    pub waiting: usize,
-    /// Requests that got an endpoint after they had waited.
-    pub admitted: u64,
-    /// Requests that found the queue full, or were displaced from it.
-    pub refused: u64,
-    /// Requests whose timeout passed.
-    pub timed_out: u64,
-}
+pub use options::{BALANCE_QUEUE_TIMEOUT, Priority, QueueOptions};
+pub use stats::{PriorityStats, QueueStats};
 
 /// All priorities, in the order of their numbers.
 const CLASSES: [Priority; 3] = [Priority::High, Priority::Normal, Priority::Low];
