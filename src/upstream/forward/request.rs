@@ -1,0 +1,88 @@
+//! The edits of a request, and the requests that are answered here.
+
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    header::{EXPECT, HOST},
+    uri::{Parts, Scheme},
+};
+
+use super::{HostPolicy, Options};
+use crate::{
+    body::{Body, HttpBody},
+    peer::Peer,
+    semantics::{
+        gateway,
+        problem::{self, Format},
+    },
+};
+
+impl Options {
+    /// Returns the response to a request that is not forwarded.
+    pub(super) fn answer<B: HttpBody>(&self, request: &mut Request<B>) -> Option<Response<Body>> {
+        if let Some(rewrite) = &self.rewrite {
+            match rewrite.request_target(request.uri()) {
+                Some(target) => *request.uri_mut() = target,
+                None => {
+                    let format = Format::of(request.headers());
+                    return Some(problem::response(StatusCode::NOT_FOUND, None, format));
+                }
+            }
+        }
+        if !matches!(*request.method(), Method::OPTIONS | Method::TRACE) {
+            return None;
+        }
+        let (method, has_content) = (request.method().clone(), !request.body().is_end_stream());
+        let mut status = gateway::answer(&method, request.headers_mut(), self.forwards_trace);
+        if status.is_none() && method == Method::TRACE && has_content {
+            status = Some(StatusCode::BAD_REQUEST);
+        }
+        Some(match status? {
+            StatusCode::OK => Response::new(Body::empty()),
+            status => problem::response(status, None, Format::of(request.headers())),
+        })
+    }
+
+    /// Removes and adds fields.
+    pub(super) fn prepare<B>(&self, request: &mut Request<B>) {
+        // Out of the request, so that its peer can be borrowed.
+        let mut headers = std::mem::take(request.headers_mut());
+        match request.extensions().get::<Peer>() {
+            Some(peer) => gateway::prepare_request(&mut headers, &self.fields, peer),
+            None => {
+                // Without a peer, the server has set the scheme of the target. With one, the client may have set it.
+                let scheme = request.uri().scheme().cloned().unwrap_or(Scheme::HTTP);
+                let peer = Peer::memory().forwarded_proto(scheme);
+                gateway::prepare_request(&mut headers, &self.fields, &peer);
+            }
+        }
+        *request.headers_mut() = headers;
+    }
+
+    /// Returns the value of `Expect` that is forwarded.
+    pub(super) fn forwarded_expect(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        if !self.forwards_expect {
+            return None;
+        }
+        let expect = headers.get(EXPECT)?;
+        expect.as_bytes().eq_ignore_ascii_case(b"100-continue").then(|| expect.clone())
+    }
+}
+
+impl HostPolicy {
+    /// Sets the `Host`.
+    pub(super) fn apply<B>(&self, request: &mut Request<B>) {
+        match self {
+            Self::Client => {}
+            Self::Fixed(host) => drop(request.headers_mut().insert(HOST, host.clone())),
+            Self::Server => {
+                request.headers_mut().remove(HOST);
+                // An absolute target has a host too.
+                let mut parts = Parts::default();
+                parts.path_and_query = request.uri().path_and_query().cloned();
+                if let Ok(target) = Uri::from_parts(parts) {
+                    *request.uri_mut() = target;
+                }
+            }
+        }
+    }
+}
