@@ -122,3 +122,27 @@ async fn dns_source_makes_tiers_and_weights_of_services() {
     assert_eq!(next_set(&mut source).await, targets(&expected));
     server.stop().await;
 }
+
+#[tokio::test]
+#[cfg_attr(not(all(peer_dnsmasq, peer_root)), ignore = "apt-get install dnsmasq")]
+async fn dns_source_leaves_out_servers_without_an_address() {
+    let dir = tempfile::tempdir().unwrap();
+    let hosts = dir.path().join("hosts");
+    fs::write(&hosts, "10.0.0.1 one.test\n").unwrap();
+    let options = [
+        "--local=/test/", // other names below it do not exist
+        "--srv-host=_http._tcp.app.test,gone.test,8000,10,1",
+        "--srv-host=_http._tcp.app.test,one.test,8001,20,1",
+    ];
+    let server = Dnsmasq::start(dir.path(), Dnsmasq::free_address(), &options);
+    let mut source = DnsSource::srv_at(server.addr, "_http._tcp.app.test.").unwrap();
+    assert_eq!(next_set(&mut source).await, targets(&["10.0.0.1:8001 weight=1 tier=1"]));
+    fs::write(&hosts, "10.0.0.2 one.test\n").unwrap();
+    server.reload();
+    assert_eq!(next_set(&mut source).await, targets(&["10.0.0.2:8001 weight=1 tier=1"]));
+    fs::write(&hosts, "").unwrap();
+    server.reload();
+    let error = next(&mut source).await.unwrap_err();
+    assert!(error.starts_with("cannot resolve one.test"), "{error}");
+    server.stop().await;
+}

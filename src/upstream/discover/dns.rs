@@ -13,7 +13,7 @@ use futures_core::Stream;
 use hickory_resolver::{
     TokioResolver,
     config::{ConnectionConfig, NameServerConfig, ResolverConfig},
-    net::runtime::TokioRuntimeProvider,
+    net::{NetError, runtime::TokioRuntimeProvider},
     proto::rr::{RData, rdata::SRV},
 };
 use tokio::time::sleep;
@@ -34,6 +34,9 @@ pub const DNS_MAX_TTL: Duration = Duration::from_secs(300);
 /// Timeout of a query: 2 s. Each name server is queried at most twice; after that the last set remains in use.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Maximum time until the next lookup, while a server of a service has no address: 30 s.
+const MISSING_TTL: Duration = Duration::from_secs(30);
+
 /// Pauses after failures: from 1 s to 30 s.
 const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
@@ -43,8 +46,11 @@ type Item = Result<Update, BoxError>;
 /// again after their TTL, which is limited to between [`DNS_MIN_TTL`] and [`DNS_MAX_TTL`].
 ///
 /// The targets are addresses with a port, for HTTP/1.1 without TLS; for another protocol map the updates of the stream.
-/// The lowest priority of SRV records is tier 0, the next one tier 1, and so on; a weight of 0 counts as 1. A name
-/// without addresses is an error, after which the lookup is repeated after 1 s, and up to 30 s if it continues to fail.
+/// The lowest priority of SRV records is tier 0, the next one tier 1, and so on; a weight of 0 counts as 1.
+///
+/// A name without addresses is an error, after which the lookup is repeated after 1 s, and up to 30 s if it continues to
+/// fail. If name servers answer that some, but not all, servers of a service have no address, these are left out with a
+/// warning. Any other failure for one of them is an error.
 ///
 /// ```no_run
 /// use vestibule::upstream::discover::DnsSource;
@@ -64,6 +70,17 @@ struct Lookup {
     wait: Duration,
     failures: u32,
     last: Option<Vec<Target>>,
+    /// The servers without an address, of which a warning was logged.
+    missing: Vec<String>,
+}
+
+/// The result of a lookup.
+struct Answer {
+    /// In a fixed order.
+    targets: Vec<Target>,
+    valid_until: Instant,
+    /// Servers of the service without an address.
+    missing: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -117,7 +134,14 @@ impl DnsSource {
         options.cache_size = 0;
         (options.timeout, options.attempts) = (TIMEOUT, 1);
         let resolver = builder.build().map_err(io::Error::other)?;
-        let lookup = Lookup { resolver, question, wait: Duration::ZERO, failures: 0, last: None };
+        let lookup = Lookup {
+            resolver,
+            question,
+            wait: Duration::ZERO,
+            failures: 0,
+            last: None,
+            missing: Vec::new(),
+        };
         Ok(Self(Steps::new(lookup, |lookup| Box::pin(lookup.next()))))
     }
 }
@@ -138,7 +162,11 @@ impl Lookup {
         loop {
             sleep(self.wait).await;
             match self.ask().await {
-                Ok((targets, valid_until)) => {
+                Ok(Answer { targets, valid_until, missing }) => {
+                    if !missing.is_empty() && missing != self.missing {
+                        tracing::warn!(target: "vestibule::upstream", ?missing, "servers without an address");
+                    }
+                    self.missing = missing;
                     let ttl = valid_until.saturating_duration_since(clock::now());
                     self.wait = ttl.clamp(DNS_MIN_TTL, DNS_MAX_TTL);
                     self.failures = 0;
@@ -156,23 +184,26 @@ impl Lookup {
         }
     }
 
-    /// Returns the targets in a fixed order, and the time until which they are valid.
-    async fn ask(&self) -> Result<(Vec<Target>, Instant), BoxError> {
+    async fn ask(&self) -> Result<Answer, BoxError> {
         match &self.question {
-            Question::Hosts { name, port } => self.hosts(name, *port, 1, 0).await,
+            Question::Hosts { name, port } => {
+                let (targets, valid_until) = self.hosts(name, *port, 1, 0).await?;
+                Ok(Answer { targets, valid_until, missing: Vec::new() })
+            }
             Question::Srv { name } => self.services(name).await,
         }
     }
 
+    /// Returns the targets of a name in a fixed order, and the time until which they are valid.
     async fn hosts(
         &self,
         name: &str,
         port: u16,
         weight: u32,
         tier: u8,
-    ) -> Result<(Vec<Target>, Instant), BoxError> {
+    ) -> Result<(Vec<Target>, Instant), Unresolved> {
         let answer = self.resolver.lookup_ip(name).await;
-        let answer = answer.map_err(|e| format!("cannot resolve {name}: {e}"))?;
+        let answer = answer.map_err(|error| Unresolved { name: name.into(), error })?;
         let addresses: BTreeSet<SocketAddr> =
             answer.iter().map(|ip| SocketAddr::new(ip, port)).collect();
         let target =
@@ -180,10 +211,10 @@ impl Lookup {
         Ok((addresses.into_iter().map(target).collect(), answer.valid_until()))
     }
 
-    async fn services(&self, name: &str) -> Result<(Vec<Target>, Instant), BoxError> {
-        let answer = self.resolver.srv_lookup(name).await;
-        let answer = answer.map_err(|e| format!("cannot resolve {name}: {e}"))?;
-        let mut services: Vec<&SRV> = answer
+    async fn services(&self, name: &str) -> Result<Answer, BoxError> {
+        let found = self.resolver.srv_lookup(name).await;
+        let found = found.map_err(|error| Unresolved { name: name.into(), error })?;
+        let mut services: Vec<&SRV> = found
             .answers()
             .iter()
             .filter_map(|record| match &record.data {
@@ -193,18 +224,40 @@ impl Lookup {
             .collect();
         services.sort_by_key(|srv| (srv.priority, srv.target.to_string(), srv.port));
         let priorities: BTreeSet<u16> = services.iter().map(|srv| srv.priority).collect();
-        let (mut targets, mut valid_until) = (Vec::new(), answer.valid_until());
+        let valid_until = found.valid_until();
+        let mut answer = Answer { targets: Vec::new(), valid_until, missing: Vec::new() };
+        let mut last_error = None;
         for srv in services {
             let tier = priorities.range(..srv.priority).count();
             let tier = u8::try_from(tier).unwrap_or(u8::MAX);
             let weight = u32::from(srv.weight).max(1);
             let host = srv.target.to_string();
-            let (hosts, until) = self.hosts(&host, srv.port, weight, tier).await?;
-            targets.extend(hosts);
-            valid_until = valid_until.min(until);
+            match self.hosts(&host, srv.port, weight, tier).await {
+                Ok((hosts, until)) => {
+                    answer.targets.extend(hosts);
+                    answer.valid_until = answer.valid_until.min(until);
+                }
+                Err(error) if error.error.is_no_records_found() => {
+                    answer.valid_until = answer.valid_until.min(clock::now() + MISSING_TTL);
+                    answer.missing.push(host);
+                    last_error = Some(error);
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
-        Ok((targets, valid_until))
+        match last_error {
+            Some(error) if answer.targets.is_empty() => Err(error.into()),
+            _ => Ok(answer),
+        }
     }
+}
+
+/// A name could not be resolved.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot resolve {name}: {error}")]
+struct Unresolved {
+    name: String,
+    error: NetError,
 }
 
 impl Stream for DnsSource {
