@@ -203,3 +203,6 @@ fn discard<I: Io>(io: &mut I, cx: &mut Context<'_>) -> Poll<()> {
     cx.waker().wake_by_ref();
     Poll::Pending
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+//! Wake-ups of a relay between sockets, whose idle directions are not polled.
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Wake},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    sync::Notify,
+    task::coop,
+};
+
+use super::*;
+use crate::net::Stream;
+
+/// Awaits a future. Panics if it hangs.
+async fn within<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("it hangs")
+}
+
+/// A relay, its client and its server.
+fn relay() -> (Relay<Stream, ReadBuffer>, [UnixStream; 2]) {
+    let ((client, a), (server, b)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+    let limits = Limits { idle_timeout: Duration::MAX, total_timeout: None };
+    (Relay::new(a.into(), b.into(), limits), [client, server])
+}
+
+const MESSAGE: &[u8] = b"message";
+
+/// Receives a message.
+async fn receive(to: &mut UnixStream) {
+    let mut message = [0; MESSAGE.len()];
+    within(to.read_exact(&mut message)).await.unwrap();
+    assert_eq!(message, MESSAGE);
+}
+
+/// A task whose wake-ups are notifications.
+struct Task(Notify);
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        self.0.notify_one();
+    }
+}
+
+#[tokio::test]
+async fn relay_without_budget_registers_its_reads_when_it_is_polled_again() {
+    for from_client in [true, false] {
+        let (mut relay, [mut client, mut server]) = relay();
+        let (mut polls, registered) = (0, Arc::new(Notify::new()));
+        let is_registered = registered.clone();
+        let task = tokio::spawn(poll_fn(move |cx| {
+            polls += 1;
+            if polls == 1 {
+                // The reads are pending without a registration, and tokio wakes the task for another poll.
+                while let Poll::Ready(unit) = coop::poll_proceed(cx) {
+                    unit.made_progress();
+                }
+            }
+            assert_eq!(coop::has_budget_remaining(), polls > 1);
+            let ended = relay.poll(cx);
+            if polls == 2 {
+                is_registered.notify_one();
+            }
+            ended
+        }));
+        within(registered.notified()).await;
+        let (from, to) =
+            if from_client { (&mut client, &mut server) } else { (&mut server, &mut client) };
+        from.write_all(MESSAGE).await.unwrap();
+        receive(to).await;
+        drop((client, server));
+        assert!(matches!(within(task).await.unwrap(), End::Complete));
+    }
+}
+
+#[tokio::test]
+async fn relay_wakes_the_task_of_its_last_poll() {
+    let tasks = [0, 1].map(|_| Arc::new(Task(Notify::new())));
+    let wakers = tasks.clone().map(Waker::from);
+    let (mut relay, [mut client, mut server]) = relay();
+    let mut poll = |task: usize| relay.poll(&mut Context::from_waker(&wakers[task]));
+    // Idle in one task, then polled by the other one, as in a `select!` or after a move to another task.
+    for (task, from_client) in [(0, true), (1, true), (1, false), (0, false), (1, true), (0, true)]
+    {
+        assert!(poll(1 - task).is_pending());
+        assert!(poll(task).is_pending());
+        let [from, to] =
+            if from_client { [&mut client, &mut server] } else { [&mut server, &mut client] };
+        from.write_all(MESSAGE).await.unwrap();
+        within(tasks[task].0.notified()).await;
+        assert!(poll(task).is_pending());
+        receive(to).await;
+    }
+}
+
+#[tokio::test]
+async fn idle_direction_is_not_read_while_the_other_one_moves() {
+    let task = Arc::new(Task(Notify::new()));
+    let waker = Waker::from(task.clone());
+    let (mut relay, [mut client, mut server]) = relay();
+    let mut cx = Context::from_waker(&waker);
+    assert!(relay.poll(&mut cx).is_pending());
+    for _ in 0..3 {
+        client.write_all(MESSAGE).await.unwrap();
+        within(task.0.notified()).await;
+        assert!(relay.down.is_idle(&relay.server) && !relay.up.is_idle(&relay.client));
+        assert!(relay.poll(&mut cx).is_pending());
+        receive(&mut server).await;
+    }
+}
