@@ -37,6 +37,8 @@ mod sleep;
 mod slow;
 mod source;
 mod startup;
+#[cfg(all(feature = "h2", feature = "tls"))]
+mod stopped;
 mod strata;
 mod support;
 #[cfg(feature = "tls")]
