@@ -111,6 +111,12 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {
         None
     }
 
+    /// Returns the number of bytes that were written to the socket, if this stream accepts bytes before its socket does, as
+    /// with TLS. `None`, the default, if it accepts what the socket accepts.
+    fn socket_written(&self) -> Option<u64> {
+        None
+    }
+
     /// Raises the limit of the send queue, for a peer that reads fast. Does nothing by default.
     fn raise_send_limit(&mut self) {}
 

@@ -23,6 +23,7 @@
 //! provider is `ring`, unless a custom `ServerConfig` has another one.
 
 mod client;
+mod counted;
 mod handshake;
 mod host;
 mod names;

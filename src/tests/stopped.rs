@@ -1,6 +1,8 @@
 //! Clients that stop reading in the middle of a response, and never read again: each is ended by the write timeout, and
 //! what its response held is released.
 
+mod secured;
+
 use std::{
     any::Any,
     convert::Infallible,

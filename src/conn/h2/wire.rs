@@ -62,8 +62,8 @@ struct Progress {
     rate: MinRate,
     /// `None` while no write waits for the peer.
     reader: Option<SlowReader>,
-    /// Whether only bytes that the stream itself holds wait, as TLS does.
-    waits_for_flush: bool,
+    /// Whether the last write was incomplete.
+    is_write_pending: bool,
 }
 
 impl<I: Io> Wire<I> {
@@ -76,7 +76,7 @@ impl<I: Io> Wire<I> {
     ) -> Self {
         let (meter, sent) = (FrameMeter::new(limits), SentFrames::default());
         let progress =
-            Progress { meter, sent, flood: None, rate, reader: None, waits_for_flush: false };
+            Progress { meter, sent, flood: None, rate, reader: None, is_write_pending: false };
         Self::new(io, read_ahead, Some(progress))
     }
 
@@ -186,33 +186,33 @@ impl Progress {
     /// Records the result of a write of `offered` bytes.
     fn record_write(&mut self, io: &impl Io, offered: usize, result: &Poll<io::Result<usize>>) {
         let written = match result {
-            Poll::Ready(Ok(n)) if *n == offered => {
-                self.reader = None;
-                return;
-            }
             Poll::Ready(Ok(n)) => *n,
             Poll::Ready(Err(_)) => return,
             Poll::Pending => 0,
         };
-        self.waits_for_flush = false;
-        let now = clock::now();
+        self.is_write_pending = written < offered;
         match &mut self.reader {
-            None => self.reader = Some(SlowReader::begin(io, now, self.rate)),
-            Some(_) if written == 0 => {}
-            Some(reader) => {
+            None if self.is_write_pending => self.begin_wait(io),
+            Some(reader) if written > 0 => {
                 reader.add_accepted(written as u64);
-                reader.update(io, now, self.rate);
+                reader.update(io, clock::now(), self.rate);
             }
+            _ => {}
         }
     }
 
+    /// Records the result of a flush. A complete write is no proof that the peer reads: TLS accepts bytes while the socket
+    /// is full.
     fn record_flush(&mut self, io: &impl Io, is_pending: bool) {
-        if is_pending && self.reader.is_none() {
-            self.reader = Some(SlowReader::begin(io, clock::now(), self.rate));
-            self.waits_for_flush = true;
-        } else if !is_pending && std::mem::take(&mut self.waits_for_flush) {
+        if !is_pending && !self.is_write_pending {
             self.reader = None;
+        } else if is_pending && self.reader.is_none() {
+            self.begin_wait(io);
         }
+    }
+
+    fn begin_wait(&mut self, io: &impl Io) {
+        self.reader = Some(SlowReader::begin(io, clock::now(), self.rate));
     }
 
     /// Records the frames that were written, of those that were offered.

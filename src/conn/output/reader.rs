@@ -28,6 +28,8 @@ pub(in crate::conn) struct SlowReader {
     began: Instant,
     /// Bytes in the kernel's send queue at the beginning; `None` if unknown.
     queued: Option<u64>,
+    /// Bytes that the socket had accepted at the beginning, if the stream accepts bytes before it.
+    written: Option<u64>,
     /// Bytes that the kernel has accepted since the beginning.
     accepted: u64,
     /// Bytes that the peer had taken since the beginning, at the last update.
@@ -47,6 +49,7 @@ impl SlowReader {
         Self {
             began: now,
             queued: io.send_queue_len(),
+            written: io.socket_written(),
             accepted: 0,
             taken: 0,
             last_progress: now,
@@ -57,7 +60,7 @@ impl SlowReader {
         }
     }
 
-    /// Adds bytes that the kernel has accepted.
+    /// Adds bytes that the stream has accepted.
     pub(in crate::conn) fn add_accepted(&mut self, bytes: u64) {
         self.accepted += bytes;
     }
@@ -83,6 +86,9 @@ impl SlowReader {
     /// Counts what the peer has taken since the last update, and so moves its deadline.
     pub(in crate::conn) fn update(&mut self, io: &impl Io, now: Instant, rate: MinRate) {
         self.last_update = now;
+        if let (Some(before), Some(written)) = (self.written, io.socket_written()) {
+            self.accepted = written.saturating_sub(before);
+        }
         let taken = match self.queued {
             None => self.accepted,
             Some(queued) => match io.send_queue_len() {

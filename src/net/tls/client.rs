@@ -7,7 +7,7 @@ use tokio_rustls::{
     rustls::{ClientConfig, RootCertStore, client::Resumption, pki_types::ServerName},
 };
 
-use super::{MaybeTls, invalid, pem, provider};
+use super::{MaybeTls, counted::Counted, invalid, pem, provider};
 use crate::net::Io;
 
 /// Maximum number of sessions that a client keeps for resumption: 256, a few for each server name.
@@ -142,7 +142,8 @@ impl Client {
     pub async fn connect<I: Io>(&self, io: I) -> io::Result<MaybeTls<I>> {
         let name = self.server_name.clone();
         let name = name.ok_or_else(|| io::Error::other("no name for the server's certificate"))?;
-        let stream = TlsConnector::from(self.config.clone()).connect(name, io).await?;
+        let stream =
+            TlsConnector::from(self.config.clone()).connect(name, Counted::new(io)).await?;
         Ok(MaybeTls::secured(stream))
     }
 }

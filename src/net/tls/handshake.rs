@@ -12,7 +12,7 @@ use tokio_rustls::{
     server::StartHandshake,
 };
 
-use super::{MaybeTls, Server};
+use super::{MaybeTls, Server, counted::Counted};
 use crate::{
     net::{self, Io},
     peer::Tls,
@@ -74,7 +74,8 @@ impl Server {
         };
         // After the ClientHello is complete: a client that sends nothing must not hold a permit.
         let _permit = self.handshakes().acquire().await.expect("it is never closed");
-        let stream = StartHandshake::from_parts(accepted, io).into_stream(config).await;
+        let stream =
+            StartHandshake::from_parts(accepted, Counted::new(io)).into_stream(config).await;
         let stream = stream.map_err(|e| match e.kind() {
             io::ErrorKind::UnexpectedEof => HandshakeError::Closed,
             _ => HandshakeError::Io(e),

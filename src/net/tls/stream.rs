@@ -10,6 +10,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
 
+use super::counted::Counted;
 use crate::{
     body::{FileSlice, Pipe},
     net::Io,
@@ -27,7 +28,7 @@ enum Kind<I: Io> {
 }
 
 struct Secured<I: Io> {
-    stream: TlsStream<I>,
+    stream: TlsStream<Counted<I>>,
     /// Whether `close_notify` was sent, or must not be sent.
     is_closed: bool,
 }
@@ -48,7 +49,7 @@ pub(crate) fn alpn<I: Io>(stream: &MaybeTls<I>) -> Option<&[u8]> {
 
 impl<I: Io> MaybeTls<I> {
     /// Wraps a stream after its handshake.
-    pub(super) fn secured(stream: impl Into<TlsStream<I>>) -> Self {
+    pub(super) fn secured(stream: impl Into<TlsStream<Counted<I>>>) -> Self {
         Self(Kind::Tls(Box::new(Secured { stream: stream.into(), is_closed: false })))
     }
 
@@ -56,14 +57,14 @@ impl<I: Io> MaybeTls<I> {
     pub fn get_ref(&self) -> &I {
         match &self.0 {
             Kind::Plain(io) => io,
-            Kind::Tls(tls) => tls.stream.get_ref().0,
+            Kind::Tls(tls) => &tls.stream.get_ref().0.io,
         }
     }
 
     fn get_mut(&mut self) -> &mut I {
         match &mut self.0 {
             Kind::Plain(io) => io,
-            Kind::Tls(tls) => tls.stream.get_mut().0,
+            Kind::Tls(tls) => &mut tls.stream.get_mut().0.io,
         }
     }
 
@@ -176,6 +177,13 @@ impl<I: Io> Io for MaybeTls<I> {
 
     fn send_queue_len(&self) -> Option<u64> {
         self.get_ref().send_queue_len()
+    }
+
+    fn socket_written(&self) -> Option<u64> {
+        match &self.0 {
+            Kind::Plain(io) => io.socket_written(),
+            Kind::Tls(tls) => Some(tls.stream.get_ref().0.written()),
+        }
     }
 
     fn raise_send_limit(&mut self) {
