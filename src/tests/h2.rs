@@ -5,6 +5,7 @@ mod frames;
 mod legitimate;
 mod limits;
 mod requests;
+mod windows;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 

@@ -6,6 +6,7 @@ mod deadlines;
 mod exchange;
 mod extended_connect;
 mod flush;
+mod queued;
 pub(super) mod respond;
 mod streams;
 mod upload;

@@ -10,12 +10,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{Reason, SendStream, server::SendResponse};
+use h2::{Reason, server::SendResponse};
 use http::{Request, StatusCode};
 
 use self::head::without_vary;
 use super::{
     Shared,
+    queued::Queued,
     respond::{Outgoing, SendError},
     upload::{Progress, Upload},
 };
@@ -88,7 +89,7 @@ enum Stage {
     Answered(Box<Response>),
     Respond(Box<Outgoing>),
     /// `h2` has the whole response, and has not yet written its end.
-    Queued(SendStream<Bytes>),
+    Queued(Queued),
     /// The response is complete, since this time, and the rest of the request's body is discarded.
     Discard(Instant),
     /// The tunnel after a response of 101, or a successful CONNECT.
@@ -140,7 +141,17 @@ impl Exchange {
     }
 
     /// Records written data. Returns whether the exchange has ended.
-    pub(super) fn record_sent(&mut self, shared: &Shared, sent: &Sent) -> bool {
+    pub(super) fn record_sent(&mut self, shared: &Shared, sent: &Sent, now: Instant) -> bool {
+        match &mut self.stage {
+            Stage::Respond(outgoing) => outgoing.record_progress(now),
+            Stage::Queued(queued) => queued.record_sent(shared.config.write_rate, now, sent.data),
+            Stage::Admit(..)
+            | Stage::Called(..)
+            | Stage::Answered(_)
+            | Stage::Discard(_)
+            | Stage::Tunnel(_)
+            | Stage::Ended => {}
+        }
         self.sending.written += sent.data as u64;
         self.sending.has_ended |= sent.has_ended;
         let has_ended = self.sending.has_ended && matches!(self.stage, Stage::Queued(_));
@@ -230,11 +241,13 @@ impl Exchange {
                     self.discard_upload();
                     let stage = std::mem::replace(&mut self.stage, Stage::Ended);
                     if let Stage::Respond(outgoing) = stage {
-                        self.stage = Stage::Queued(outgoing.into_stream());
+                        let stream = outgoing.into_stream();
+                        let rate = shared.config.write_rate;
+                        self.stage = Stage::Queued(Queued::new(stream, rate, now));
                     }
                 }
-                Stage::Queued(stream) => {
-                    ready!(stream.poll_reset(cx)).map_or_else(drop, drop);
+                Stage::Queued(queued) => {
+                    ready!(queued.stream.poll_reset(cx)).map_or_else(drop, drop);
                     return self.end(shared, false);
                 }
                 Stage::Tunnel(tunnel) => {
@@ -316,7 +329,7 @@ impl Exchange {
     fn reset(&mut self, reason: Reason) {
         match &mut self.stage {
             Stage::Respond(outgoing) => outgoing.reset(reason),
-            Stage::Queued(stream) => stream.send_reset(reason),
+            Stage::Queued(queued) => queued.reset(reason),
             Stage::Admit(..)
             | Stage::Called(..)
             | Stage::Answered(_)

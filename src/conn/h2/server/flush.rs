@@ -39,8 +39,7 @@ where
     fn record_sent(&mut self, sent: &Sent, now: Instant) {
         let Some(key) = self.streams.find(sent.stream) else { return };
         let Some(stream) = self.streams.get(key) else { return };
-        stream.exchange.record_progress(now);
-        let has_ended = stream.exchange.record_sent(&self.shared, sent);
+        let has_ended = stream.exchange.record_sent(&self.shared, sent, now);
         stream.count(has_ended, &mut self.holding);
         if stream.exchange.is_discarding() {
             stream.waker.wake(); // for its deadline

@@ -20,16 +20,24 @@ impl Exchange {
             Stage::Called(..) if self.waits_for_client => None,
             Stage::Called(_, since) => since.checked_add(config.answer_timeout),
             Stage::Respond(outgoing) => outgoing.deadline(config.write_timeout),
+            Stage::Queued(queued) => queued.deadline(config.write_timeout),
             Stage::Discard(since) => since.checked_add(DISCARD_TIMEOUT),
-            Stage::Answered(_) | Stage::Queued(_) | Stage::Tunnel(_) | Stage::Ended => None,
+            Stage::Answered(_) | Stage::Tunnel(_) | Stage::Ended => None,
         };
         [upload, stage].into_iter().flatten().min()
     }
 
     /// Records that the client took data of the connection at `at`, after a time in which the socket was full.
     pub(in crate::conn::h2::server) fn record_progress(&mut self, at: Instant) {
-        if let Stage::Respond(outgoing) = &mut self.stage {
-            outgoing.record_progress(at);
+        match &mut self.stage {
+            Stage::Respond(outgoing) => outgoing.record_progress(at),
+            Stage::Queued(queued) => queued.record_progress(at),
+            Stage::Admit(..)
+            | Stage::Called(..)
+            | Stage::Answered(_)
+            | Stage::Discard(_)
+            | Stage::Tunnel(_)
+            | Stage::Ended => {}
         }
     }
 
@@ -63,7 +71,7 @@ impl Exchange {
                 log_request!(error, "vestibule::request", &self.info, "{message}");
                 self.refuse(StatusCode::GATEWAY_TIMEOUT);
             }
-            Stage::Respond(_) => {
+            Stage::Respond(_) | Stage::Queued(_) => {
                 let message = "the client does not read the response";
                 log_request!(debug, "vestibule::request", &self.info, "{message}");
                 self.reset(Reason::CANCEL);
@@ -72,7 +80,7 @@ impl Exchange {
                 self.upload = None;
                 self.stage = Stage::Ended;
             }
-            Stage::Answered(_) | Stage::Queued(_) | Stage::Tunnel(_) | Stage::Ended => {}
+            Stage::Answered(_) | Stage::Tunnel(_) | Stage::Ended => {}
         }
     }
 }

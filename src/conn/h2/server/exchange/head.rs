@@ -16,7 +16,9 @@ use crate::{
         call::{ServicePanicked, catch_panic},
         h2::{
             inbox::Inbox,
-            server::{Shared, extended_connect::convert_response, respond::Outgoing},
+            server::{
+                Shared, extended_connect::convert_response, queued::Queued, respond::Outgoing,
+            },
             stream::H2Stream,
         },
         log_error, log_request,
@@ -110,7 +112,7 @@ impl Exchange {
             }
             Ok(stream) => {
                 self.discard_upload();
-                self.stage = Stage::Queued(stream);
+                self.stage = Stage::Queued(Queued::new(stream, shared.config.write_rate, now));
                 Continue(())
             }
         }

@@ -1,0 +1,74 @@
+//! Windows that a client shrinks while data waits for the socket (RFC 9113 section 6.9.2).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::time::{Instant, sleep};
+
+use super::{frames::*, *};
+use crate::peer::MinRate;
+
+/// Has the client shrink the window of a response that was passed to `h2`, and then grant `step` bytes of it every 4
+/// seconds. Returns the time until the stream has ended, and the bytes of its data.
+async fn shrink(step: Option<u32>) -> (Duration, usize) {
+    let is_first = AtomicBool::new(true);
+    let app = tower::service_fn(move |_: Request| {
+        // The first one fills the socket, so that the second one waits.
+        let len = if is_first.swap(false, Ordering::Relaxed) { 8 << 20 } else { 1000 };
+        async move { Ok::<_, Infallible>(Response::new(Body::from(vec![b'x'; len]))) }
+    });
+    let config = Config::new().write_timeout(5 * SECOND).write_rate(MinRate::new(10, 30 * SECOND));
+    let mut served = serve(app, config);
+    let mut raw = Raw::begin(&mut served, &[(4, 1 << 24)]).await; // SETTINGS_INITIAL_WINDOW_SIZE
+    raw.write(&frame(WINDOW_UPDATE, 0, 0, &(1u32 << 24).to_be_bytes())).await;
+    for stream in [1, 3] {
+        raw.write(&frame(HEADERS, END_STREAM | END_HEADERS, stream, GET)).await;
+        sleep(SECOND).await;
+    }
+    raw.write(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).await;
+    raw.write(&frame(RST_STREAM, 0, 1, &8u32.to_be_bytes())).await;
+    let (began, mut received) = (Instant::now(), 0);
+    loop {
+        let next = raw.next();
+        let next = match step {
+            None => next.await,
+            Some(step) => match tokio::time::timeout(4 * SECOND, next).await {
+                Ok(next) => next,
+                Err(_) => {
+                    raw.write(&frame(WINDOW_UPDATE, 0, 3, &step.to_be_bytes())).await;
+                    continue;
+                }
+            },
+        };
+        match next.expect("the connection stays") {
+            frame if frame.stream != 3 => {}
+            frame if frame.kind == RST_STREAM => break (began.elapsed(), received),
+            frame if frame.kind == DATA => {
+                received += frame.payload.len();
+                if frame.flags & END_STREAM != 0 {
+                    break (began.elapsed(), received);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn response_whose_window_was_shrunk_is_reset_by_the_write_timeout() {
+    let (took, received) = shrink(None).await;
+    assert_eq!(received, 0);
+    assert!((4..=7).contains(&took.as_secs()), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn response_whose_window_grows_by_single_bytes_is_reset_by_the_minimum_rate() {
+    let (took, received) = shrink(Some(1)).await;
+    assert!((5..=10).contains(&received), "{received}");
+    assert!((28..=40).contains(&took.as_secs()), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn response_whose_window_was_shrunk_is_complete_after_updates() {
+    let (took, received) = shrink(Some(300)).await;
+    assert_eq!(received, 1000, "{took:?}");
+}
