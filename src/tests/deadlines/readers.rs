@@ -1,6 +1,11 @@
 //! Clients that read slowly or not at all.
 
+use std::pin::Pin;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
 use super::*;
+use crate::net::Io;
 
 /// Reads `step` bytes of `/kilobyte` at each interval. Returns the result and the time.
 async fn read(step: usize, every: Duration) -> (Result<usize, ()>, Duration) {
@@ -128,4 +133,62 @@ async fn r4_bytes_in_the_kernel_count_as_progress_when_the_client_takes_them() {
         }
     }
     assert!(got > 16 << 20, "{got}");
+}
+
+/// A stream whose end takes bytes, like that of TLS, and whose peer takes none.
+struct Endless(DuplexStream);
+
+impl Io for Endless {
+    fn needs_shutdown(&self) -> bool {
+        true
+    }
+}
+
+impl AsyncRead for Endless {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Endless {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn client_that_does_not_take_the_end_of_the_stream_is_closed_by_the_write_timeout() {
+    for request in [
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.0\r\n\r\n",
+    ] {
+        let app = service_fn(async |_: Request| {
+            Ok::<_, Infallible>(Response::new(Body::from("the response")))
+        });
+        let (mut client, io) = tokio::io::duplex(1 << 10);
+        let transport = Transport::new(Endless(io), Peer::memory(), DrainWatch::never());
+        let task = tokio::spawn(Connection::new(transport, app, Arc::new(config())));
+        let began = Instant::now();
+        client.write_all(request.as_bytes()).await.unwrap();
+        let ended = tokio::time::timeout(secs(1000), task).await;
+        ended.expect("a deadline").unwrap().unwrap();
+        assert_eq!(began.elapsed().as_secs(), 60, "{request}");
+    }
 }

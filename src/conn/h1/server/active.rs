@@ -105,6 +105,8 @@ pub(super) enum Stage {
     Close {
         linger: bool,
     },
+    /// Sending the end of the stream, which takes bytes with TLS, until this time.
+    Shutdown(Instant),
     /// Discarding input after the last response, at most this many bytes, until this time.
     Linger(u64, Instant),
     /// The client has sent the preface of HTTP/2: the transport goes to another driver.

@@ -32,7 +32,9 @@ where
                 [active.core.deadline(), active.drain_until].into_iter().flatten().min()
             }
             Stage::Discard(..) => active.core.deadline(),
-            Stage::Admit(_, until) | Stage::Linger(_, until) => Some(*until),
+            Stage::Admit(_, until) | Stage::Linger(_, until) | Stage::Shutdown(until) => {
+                Some(*until)
+            }
             Stage::Call(..) | Stage::Respond(_) if active.wants_upload() => active.core.deadline(),
             Stage::Call(_, since) => since.checked_add(self.config.answer_timeout),
             Stage::Respond(_)
@@ -96,6 +98,7 @@ where
             }
             Stage::Linger(..)
             | Stage::Close { .. }
+            | Stage::Shutdown(_)
             | Stage::Http2
             | Stage::Switch(_)
             | Stage::End => {

@@ -213,6 +213,7 @@ where
             // No read before the service has taken the request.
             Stage::Admit(..)
             | Stage::Close { .. }
+            | Stage::Shutdown(_)
             | Stage::Http2
             | Stage::Switch(_)
             | Stage::End => false,
@@ -267,6 +268,7 @@ where
             }
             Stage::Admit(..)
             | Stage::Close { .. }
+            | Stage::Shutdown(_)
             | Stage::Http2
             | Stage::Switch(_)
             | Stage::End => {}
@@ -291,6 +293,17 @@ where
             };
             return Step::Again;
         }
+        active.stage = Stage::Shutdown(deadline_after(now, self.config.write_timeout));
+        Step::Again
+    }
+
+    /// Sends the end of the stream.
+    pub(super) fn poll_shutdown(
+        &mut self,
+        active: &mut Active,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> Step {
         match Pin::new(&mut self.io).poll_shutdown(cx) {
             Poll::Pending => Step::Wait,
             Poll::Ready(_) => {
@@ -333,6 +346,7 @@ fn has_ended(active: &Active) -> bool {
         | Stage::Respond(_)
         | Stage::Discard(..)
         | Stage::Close { .. }
+        | Stage::Shutdown(_)
         | Stage::Linger(..) => false,
     }
 }

@@ -67,6 +67,7 @@ where
                 let linger = *linger;
                 self.poll_close(active, now, cx, linger)
             }
+            Stage::Shutdown(_) => self.poll_shutdown(active, now, cx),
             Stage::Linger(..) | Stage::Http2 | Stage::Switch(_) | Stage::End => Step::Wait,
         }
     }
