@@ -15,6 +15,8 @@ pub(super) struct Stream {
     /// Boxed, so that the table stays small.
     pub(super) exchange: Box<Exchange>,
     pub(super) waker: StreamWaker,
+    /// The number of the stream, which `h2` reads under its lock.
+    id: u32,
     /// Whether it counts in [`Connection::holding`](super::Connection).
     is_holding: bool,
 }
@@ -38,9 +40,7 @@ impl Streams {
 
     /// Returns the key of the stream with this number.
     pub(super) fn find(&self, id: u32) -> Option<usize> {
-        self.slots
-            .iter()
-            .position(|slot| slot.as_ref().is_some_and(|stream| stream.exchange.stream_id() == id))
+        self.slots.iter().position(|slot| slot.as_ref().is_some_and(|stream| stream.id == id))
     }
 
     pub(super) fn insert(&mut self, exchange: Exchange, wakers: &Wakers) -> usize {
@@ -48,8 +48,9 @@ impl Streams {
             self.slots.push(None);
             self.slots.len() - 1
         });
-        let (exchange, waker) = (Box::new(exchange), wakers.stream(key));
-        self.slots[key] = Some(Stream { exchange, waker, is_holding: false });
+        let (id, waker) = (exchange.stream_id(), wakers.stream(key));
+        let exchange = Box::new(exchange);
+        self.slots[key] = Some(Stream { exchange, waker, id, is_holding: false });
         key
     }
 
