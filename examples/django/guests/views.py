@@ -80,6 +80,12 @@ def export(request):
     return StreamingHttpResponse(lines(), content_type="text/csv; charset=utf-8")
 
 
+@require_GET
+def chat(request):
+    """Shows the chat, whose messages come by WebSocket."""
+    return render(request, "guests/chat.html")
+
+
 def whoami(request):
     """Says how the request looks from here."""
     return JsonResponse(

@@ -63,6 +63,8 @@ TEMPLATES = [
     }
 ]
 WSGI_APPLICATION = "mysite.wsgi.application"
+# The messages of the chat stay in their worker, so it runs with `--asgi --workers 1`; several need channels_redis.
+CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 DATABASES = {"default": database.from_environment(DATA_DIR)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True

@@ -9,6 +9,7 @@ urlpatterns = [
     path("name/", views.name, name="name"),
     path("files/<path:name>", views.attachment, name="attachment"),
     path("entries.csv", views.export, name="export"),
+    path("chat/", views.chat, name="chat"),
     path("whoami/", views.whoami, name="whoami"),
     path("admin/", admin.site.urls),
 ]

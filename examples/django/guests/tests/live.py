@@ -34,6 +34,7 @@ class FrontThread:
     """What `LiveServerTestCase` needs of its server: a port, an error or none, and an end."""
 
     server_args = ["--workers", "2"]
+    application = "guests.tests.live_app:application"
 
     def __init__(self, host, static_handler, connections_override=None, port=0):
         self.host, self.port = host, port
@@ -57,7 +58,7 @@ class FrontThread:
             "VIRTUAL_ENV": sys.prefix,
         }
         command = [os.environ["VESTIBULE_DJANGO"], "--listen", f"{self.host}:{self.port}"]
-        command += [*self.server_args, str(PROJECT), "guests.tests.live_app:application"]
+        command += [*self.server_args, str(PROJECT), self.application]
         self.process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
         for line in self.process.stderr:
             self.log.append(line)

@@ -25,8 +25,8 @@ class Client:
 
     def __init__(self, base):
         self.base = base
-        jar = urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar())
-        self.opener = urllib.request.build_opener(jar)
+        self.cookies = http.cookiejar.CookieJar()
+        self.opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(self.cookies))
 
     def get(self, path, **headers):
         return self._open(urllib.request.Request(self.base + path, headers=headers))
