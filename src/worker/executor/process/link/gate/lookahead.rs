@@ -20,8 +20,9 @@ use crate::{
     proto::gate::request_id,
 };
 
-/// Maximum number of requests that are ahead at a worker: 8.
-const MAX_DEPTH: usize = 8;
+/// Maximum number of requests that are ahead at a worker: 16. With more of them it runs for longer before another process
+/// gets its core and replaces the contents of the caches.
+const MAX_DEPTH: usize = 16;
 
 /// Maximum expected duration of all requests that are ahead at a worker, by the average of its last ones: 2 ms. One
 /// request may take longer.
