@@ -7,12 +7,12 @@ mod reload;
 
 use std::{fmt, sync::Arc, thread, time::Duration};
 
+pub(super) use self::{error::is_exhausted, protocol::SOCKET, reload::reload};
 pub use self::{
     error::{ApplicationError, ExitedEarly, GateError, NotReady, ReloadFailed},
     protocol::{Http, Protocol},
     python::{Python, asgi, wsgi},
 };
-pub(super) use self::{protocol::SOCKET, reload::reload};
 use super::{
     executor::process::{Launch, ProcessExecutor},
     processes::Processes,

@@ -29,6 +29,7 @@ use crate::{
     semantics::hop,
     worker::{
         error::{DeadlineExceeded, QueueTimeout},
+        process::is_exhausted,
         queue::closed,
     },
 };
@@ -123,6 +124,10 @@ impl Exchange<'_> {
                 Ok(stream) => {
                     let connection = Connection::new(stream, self.shared.limits.clone()).for_php();
                     return Ok((connection, lease, generation));
+                }
+                // Not the fault of this instance, and there may be no other one before the queue timeout.
+                Err(error) if is_exhausted(&error) => {
+                    return Err(Error::new(Kind::Overloaded, error).into());
                 }
                 // It has ended unexpectedly, and is being restarted.
                 Err(_) => except = Some(generation),

@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    os::unix::process::CommandExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     process::{self, Stdio},
     sync::{
         Arc,
@@ -15,6 +15,7 @@ use rustix::{
     process::{Resource, Rlimit, Signal, getrlimit, setrlimit},
 };
 use tokio::{sync::mpsc, time::timeout};
+use tower::ServiceExt;
 
 use super::{
     super::*,
@@ -208,6 +209,34 @@ async fn receive_file_without_descriptors(_: Lines) {
     set_soft_limit(Resource::Nofile, limit);
     assert_eq!(collect(site.get("/file").await.unwrap()).await, "5678901234");
     site.end().await;
+}
+
+#[test]
+#[cfg_attr(not(peer_php), ignore = "apt-get install php-fpm")]
+fn php_without_a_descriptor_for_its_connection_is_overload_at_once() {
+    let test = "php_without_a_descriptor_for_its_connection_is_overload_at_once";
+    run(test, connect_to_php_without_descriptors);
+}
+
+async fn connect_to_php_without_descriptors(_: Lines) {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(dir.path().join("index.php"), "<?php echo 'hello';").unwrap();
+    let builder = php(dir.path()).children(1).queue_timeout(2 * LONG);
+    let builder = match rustix::process::geteuid().is_root() {
+        true => builder.user(65534, 65534),
+        false => builder,
+    };
+    let app = builder.start().unwrap();
+    let limit = getrlimit(Resource::Nofile).current;
+    set_soft_limit(Resource::Nofile, Some(3));
+    let refused = timeout(LONG, app.clone().oneshot(get("/index.php"))).await;
+    let error = refused.expect("it does not wait for another instance").unwrap_err();
+    assert_eq!(kind(&error), Kind::Overloaded);
+    set_soft_limit(Resource::Nofile, limit);
+    let response = app.clone().oneshot(get("/index.php")).await.unwrap();
+    assert_eq!(collect(response).await, "hello");
+    app.shutdown(LONG).await.unwrap();
 }
 
 #[test]

@@ -9,11 +9,10 @@ use std::{
 };
 
 use http::{HeaderValue, Method, Uri, header::HOST};
-use rustix::io::Errno;
 use tokio::net::UnixStream;
 
 use super::{
-    super::{Ready, SocketFile, socket_user::wait_open},
+    super::{super::super::process::is_exhausted, Ready, SocketFile, socket_user::wait_open},
     ExchangeFailed,
     bridge::bridge,
 };
@@ -82,7 +81,7 @@ impl HttpLink {
         }
         let stream = match UnixStream::connect(self.socket.path()).await {
             Ok(stream) => Stream::from(stream),
-            Err(error) if is_ours(&error) => return Err(ExchangeFailed::exhausted(error)),
+            Err(error) if is_exhausted(&error) => return Err(ExchangeFailed::exhausted(error)),
             Err(error) => return Err(ExchangeFailed::refused(request, error)),
         };
         let connection = Connection::new(stream, self.limits.clone());
@@ -158,12 +157,6 @@ fn finish(mut response: Response) -> Response {
         Some(stream) => bridge(response, stream),
         None => response,
     }
-}
-
-/// Returns whether connect(2) failed because this process or the kernel is out of descriptors or memory.
-fn is_ours(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 impl ExchangeFailed {
