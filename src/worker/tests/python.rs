@@ -34,7 +34,7 @@ impl Site {
     }
 
     /// Starts a pool with the applications of these tests in its directory.
-    fn start_with(builder: ProcessesBuilder<Python>) -> Self {
+    pub(super) fn start_with(builder: ProcessesBuilder<Python>) -> Self {
         Self::start_bounded(builder, LONG)
     }
 

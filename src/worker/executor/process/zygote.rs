@@ -119,7 +119,10 @@ impl Zygote {
         let (stdout, their_stdout) = io::pipe()?;
         let (stderr, their_stderr) = io::pipe()?;
         let fds = [socket.as_fd(), their_stdout.as_fd(), their_stderr.as_fd()];
-        self.control.send(&fork(), &fds).await?;
+        let sent = self.control.send(&fork(), &fds).await;
+        // The reply has a pidfd, and these may occupy the last descriptors. Without it the worker could not be reaped.
+        drop((socket, their_stdout, their_stderr));
+        sent?;
         match self.receive().await? {
             (Reply::Forked, Some(pidfd)) => {
                 Ok(Spawned::adopt(pidfd, [stdout.into(), stderr.into()])?)
