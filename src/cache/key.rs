@@ -6,7 +6,10 @@ use http::{Request, Uri, header, uri::Scheme};
 
 use crate::{
     peer::Peer,
-    semantics::target::{OriginalUri, normalize},
+    semantics::{
+        cache::invalidate::without_defaults,
+        target::{OriginalUri, normalize},
+    },
 };
 
 /// The maximum length of a key, 4 KiB. A request with a longer one bypasses the cache.
@@ -48,10 +51,11 @@ pub enum QueryKey {
 impl Key {
     /// Creates a key. Returns `None` if the host is empty or invalid, or if the path has no [normal form](normalize).
     pub fn new(scheme: &str, authority: &str, path: &str, query: Option<&str>) -> Option<Self> {
-        let default_port = if scheme == "https" { ":443" } else { ":80" };
-        let host = authority.strip_suffix(default_port).unwrap_or(authority);
-        let host = host.strip_suffix('.').unwrap_or(host);
-        if host.is_empty() || host.starts_with(':') || !host.bytes().all(is_host_byte) {
+        let host = without_defaults(authority, scheme);
+        // Otherwise the host of the key would have another key.
+        let is_normal = without_defaults(host, scheme) == host;
+        let is_valid = !host.starts_with(':') && host.bytes().all(is_host_byte);
+        if host.is_empty() || !is_normal || !is_valid {
             return None;
         }
         let path = normalize(path).ok()?;
@@ -186,7 +190,7 @@ mod tests {
 
     #[test]
     fn s4_key_requires_one_valid_host() {
-        for host in ["", ".", ":80", "a b", "a/b", "user@host", "a?b", "a#b", "\u{e9}"] {
+        for host in ["", ".", "..", ":80", "a b", "a/b", "user@host", "a?b", "a#b", "\u{e9}"] {
             assert_eq!(key(host, "/", None), None, "{host:?}");
         }
         let request = |hosts: &[&str]| {
@@ -199,6 +203,18 @@ mod tests {
         assert_eq!(request(&[]), None);
         assert_eq!(request(&["a", "b"]), None);
         assert_eq!(request(&["a"]).unwrap().as_str(), "http://a/");
+    }
+
+    #[test]
+    fn key_of_the_host_of_a_key_is_the_same() {
+        for host in ["a", "a.", "a:80", "a.:80", "A:81", "a.:81", "a:443", "[::1]:80"] {
+            let first = key(host, "/b", None).unwrap();
+            let again = Key::restore(&first).origin().1.to_owned();
+            assert_eq!(key(&again, "/b", None).unwrap(), first, "{host:?}");
+        }
+        for host in ["a..", "a..:80", "a:80.", "a:80:80", "a:80.:80"] {
+            assert_eq!(key(host, "/b", None), None, "{host:?}");
+        }
     }
 
     #[test]

@@ -75,7 +75,7 @@ fn resolve(scheme: &str, authority: &str, base: &str, reference: &str) -> Option
 }
 
 /// Returns an authority without the default port and without the trailing dot of its host, which select no other server.
-fn without_defaults<'a>(authority: &'a str, scheme: &str) -> &'a str {
+pub(crate) fn without_defaults<'a>(authority: &'a str, scheme: &str) -> &'a str {
     let default_port = if scheme == "https" { ":443" } else { ":80" };
     let host = authority.strip_suffix(default_port).unwrap_or(authority);
     host.strip_suffix('.').unwrap_or(host)
