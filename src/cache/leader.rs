@@ -14,7 +14,7 @@ use super::{
     flight::Leader,
     forward::{Forward, Then},
     key::Key,
-    object::{Object, announced_len},
+    object::{Object, announced_len, compact},
     pump,
     request_fields::RequestFields,
     respond::{self, RequestContext},
@@ -272,6 +272,7 @@ impl Lead {
         let mut headers = response.headers().clone();
         headers.remove(header::CONTENT_LENGTH);
         retain_stored_fields(&mut headers, &control, shared.options.set_cookie, date);
+        compact(&mut headers);
         let cost = received.saturating_sub(self.requested);
         let status = response.status();
         let id = shared.next_id();

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::{hit_fields::HitFields, sent_forms::SentForms};
 use crate::{
@@ -142,6 +142,22 @@ impl Object {
         let forms = if self.vary.is_none() { 0 } else { SentForms::MAX_MEMORY };
         // Twice, for those of hits, whose text is shared.
         (OVERHEAD + forms + 2 * fields_len(&self.headers) + content) as u64
+    }
+}
+
+/// Copies the values of fields into an allocation of their own. Received ones share the buffer of their connection, which
+/// would stay in memory with them.
+pub(super) fn compact(headers: &mut HeaderMap) {
+    let mut text = Vec::with_capacity(headers.values().map(HeaderValue::len).sum());
+    headers.values().for_each(|value| text.extend_from_slice(value.as_bytes()));
+    let mut rest = Bytes::from(text);
+    for value in headers.values_mut() {
+        let copy = rest.split_to(value.len());
+        // Never an error, since its bytes were a value before.
+        if let Ok(mut copy) = HeaderValue::from_maybe_shared(copy) {
+            copy.set_sensitive(value.is_sensitive());
+            *value = copy;
+        }
     }
 }
 

@@ -5,7 +5,12 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, Method, StatusCode, header};
 
 use super::{
-    super::{clock::Clock, object::Object, respond, shared::Shared},
+    super::{
+        clock::Clock,
+        object::{Object, compact},
+        respond,
+        shared::Shared,
+    },
     Lead, Refusal,
 };
 use crate::{
@@ -99,6 +104,7 @@ pub(in crate::cache) fn updated(
     let lifetimes = &shared.options.lifetimes;
     object.freshness = Freshness::of(object.status, &object.headers, &control, times, lifetimes);
     retain_stored_fields(&mut object.headers, &control, shared.options.set_cookie, date);
+    compact(&mut object.headers);
     if let Ok(groups) = groups::of(&object.headers) {
         object.groups = groups.into();
     }

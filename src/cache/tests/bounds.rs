@@ -8,6 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_core::Stream;
+use http::HeaderValue;
 
 use super::*;
 use crate::Budget;
@@ -30,6 +31,44 @@ async fn store_keeps_to_its_capacity_and_returns_memory_to_the_budget() {
     cache.delete_all(Purge::Hard);
     cache.swept().await;
     assert_eq!((cache.stats().bytes, budget.usage().memory), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn stored_fields_do_not_keep_the_buffer_of_their_connection_in_memory() {
+    struct Buffer {
+        bytes: &'static [u8],
+        _held: Arc<()>,
+    }
+    impl AsRef<[u8]> for Buffer {
+        fn as_ref(&self) -> &[u8] {
+            self.bytes
+        }
+    }
+    let buffers = Arc::new(());
+    let held = buffers.clone();
+    let origin = Origin::new(move |_, n| {
+        let buffer = Buffer { bytes: b"max-age=9\"etag\"content", _held: held.clone() };
+        let buffer = Bytes::from_owner(buffer);
+        let value = |range| HeaderValue::from_maybe_shared(buffer.slice(range)).unwrap();
+        let mut response = Response::new(Body::from(buffer.slice(15..)));
+        if n == 2 {
+            response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        }
+        response.headers_mut().insert("cache-control", value(0..9));
+        response.headers_mut().insert("etag", value(9..15));
+        Ok(response)
+    });
+    let site = site(&CacheLayer::new(), &origin);
+    // The second one is validated, and the last one a hit.
+    for seconds in [0, 9, 0] {
+        tokio::time::advance(seconds * SEC).await;
+        let response = site.clone().oneshot(get("/", &[])).await.unwrap();
+        assert_eq!(response.headers()["etag"], "\"etag\"");
+        assert_eq!(text(response).await, "content");
+        assert_eq!(Arc::strong_count(&buffers), 2, "those of the test and of the origin");
+    }
+    assert_eq!(origin.count(), 2);
 }
 
 #[tokio::test(start_paused = true)]
