@@ -339,12 +339,16 @@ where
     Forward::new(shared, inner, fetch.into_request(), then)
 }
 
-/// Forwards a HEAD request. Its response updates the stored response to GET, or makes it stale (RFC 9111 section 4.3.5).
+/// Forwards a HEAD request. Its response updates the stored response to GET, or makes it stale (RFC 9111 section 4.3.5),
+/// unless it may be for this client alone.
 fn forward_head<S>(shared: &Arc<Shared>, inner: &S, mut fetch: Fetch) -> Forward<S>
 where
     S: HttpService + Clone,
 {
-    let Some(stale) = fetch.stale.take() else { return forward(shared, inner, fetch) };
+    let has_credentials = fetch.fields.has(RequestFields::AUTHORIZATION);
+    let Some(stale) = fetch.stale.take().filter(|_| !has_credentials) else {
+        return forward(shared, inner, fetch);
+    };
     let (key, reason, requested) = (fetch.key.clone(), fetch.reason, fetch.now);
     let then = Then::UpdateHead(Box::new(HeadFetch { key, stale, reason, requested }));
     Forward::new(shared, inner, fetch.into_request(), then)

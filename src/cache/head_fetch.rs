@@ -2,13 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::StatusCode;
+use http::{HeaderMap, Method, StatusCode};
 
 use super::{key::Key, leader, object::Object, shared::Shared};
 use crate::{
     Response,
     semantics::cache::{
+        RequestControl, ResponseControl,
         status::{CacheStatus, Forwarded},
+        storable::{Exchange, storable},
         update::{self, HeadUpdate},
         vary::Vary,
     },
@@ -32,8 +34,8 @@ impl HeadFetch {
                 HeadUpdate::Update => Some(leader::updated(shared, stale, new, *requested)),
                 HeadUpdate::Expire => None,
             };
-            // The next GET finds out which requests a response with another `Vary` answers.
-            let updated = updated.filter(|object| Vary::of(&object.headers) == stale.vary);
+            // The next GET finds out which requests a response with another `Vary` answers, and whether it is still stored.
+            let updated = updated.filter(|object| may_store(shared, object, &stale.vary));
             let replacement = Arc::new(updated.unwrap_or_else(|| {
                 let mut expired = Object::clone(stale);
                 expired.freshness.expire(shared.clock.now());
@@ -44,4 +46,17 @@ impl HeadFetch {
         shared.add_status(response.headers_mut(), CacheStatus::forwarded(*reason));
         response
     }
+}
+
+/// Returns whether an updated object may be stored, with this `Vary`.
+fn may_store(shared: &Shared, object: &Object, vary: &Vary) -> bool {
+    let exchange = Exchange {
+        method: &Method::GET,
+        request: &HeaderMap::new(),
+        request_control: &RequestControl::default(),
+        status: object.status,
+        response: &object.headers,
+        control: &ResponseControl::of(&object.headers),
+    };
+    storable(&exchange, shared.options.set_cookie).is_ok_and(|storable| storable.vary == *vary)
 }

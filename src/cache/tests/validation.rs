@@ -25,3 +25,27 @@ async fn set_cookie_of_a_304_reaches_the_validating_client_only() {
         assert_eq!((fields().await, origin.count()), ([is_stored, 0], 2), "{how:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn head_response_that_must_not_be_stored_does_not_refresh_the_stored_one() {
+    const PUBLIC: &str = "max-age=60";
+    for (control, fields, want) in [
+        (PUBLIC, &[][..], "1"),
+        ("private, max-age=60", &[], "3"),
+        ("no-store, max-age=60", &[], "3"),
+        (PUBLIC, &[("authorization", "Basic eDp5")], "3"),
+    ] {
+        let origin = Origin::new(move |request, n| {
+            let control = if request.method() == Method::HEAD { control } else { "max-age=1" };
+            let body = if request.method() == Method::HEAD { String::new() } else { n.to_string() };
+            Ok(response(&[("cache-control", control), ("etag", "\"1\"")], body))
+        });
+        let site = site(&CacheLayer::new(), &origin);
+        assert_eq!(fetch(&site, "/").await, "1");
+        tokio::time::advance(SEC).await;
+        let mut head = get("/", fields);
+        *head.method_mut() = Method::HEAD;
+        assert_eq!(status_of(&site, head).await, StatusCode::OK);
+        assert_eq!(fetch(&site, "/").await, want, "{control} {fields:?}");
+    }
+}
