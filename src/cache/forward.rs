@@ -4,7 +4,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use pin_project::pin_project;
@@ -39,8 +39,15 @@ pub(super) enum Then {
 }
 
 impl<S: HttpService + Clone> Forward<S> {
+    /// Calls a clone of `inner`, at once if it is ready.
     pub(super) fn new(shared: &Arc<Shared>, inner: &S, request: Request, then: Then) -> Self {
-        let call = Call::Unready(inner.clone(), Some(request));
+        let mut service = inner.clone();
+        // If it is not ready, it is polled again, with the waker of the task.
+        let call = match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => Call::Called(service.call(request)),
+            Poll::Ready(Err(error)) => Call::Failed(Some(error.into())),
+            Poll::Pending => Call::Unready(Some(Box::new((service, request)))),
+        };
         Self { call, shared: shared.clone(), then }
     }
 }
@@ -69,28 +76,35 @@ impl<S: HttpService> Future for Forward<S> {
     }
 }
 
-/// The call of a service once it is ready.
+/// The call of a service.
 #[pin_project(project = CallProj)]
-#[allow(clippy::large_enum_variant, reason = "a box would be an allocation for each request")]
 enum Call<S: HttpService> {
-    Unready(S, Option<Request>),
+    /// The service is not ready. `None` after an error.
+    Unready(Option<Box<(S, Request)>>),
     Called(#[pin] S::Future),
+    /// The service has failed before the call. `None` after the error.
+    Failed(Option<BoxError>),
 }
 
 impl<S: HttpService> Future for Call<S> {
     type Output = Result<Response, BoxError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let CallProj::Unready(service, request) = self.as_mut().project() {
-            ready!(service.poll_ready(cx)).map_err(Into::into)?;
-            let future = service.call(request.take().expect("not polled after an error"));
+        const ENDED: &str = "not polled after an error";
+        if let CallProj::Unready(waiting) = self.as_mut().project() {
+            let (service, _) = &mut **waiting.as_mut().expect(ENDED);
+            let result = ready!(service.poll_ready(cx));
+            let (mut service, request) = *waiting.take().expect(ENDED);
+            result.map_err(Into::into)?;
+            let future = service.call(request);
             self.set(Self::Called(future));
         }
         match self.project() {
             CallProj::Called(future) => {
                 future.poll(cx).map_ok(|response| response.map(Body::new)).map_err(Into::into)
             }
-            CallProj::Unready(..) => unreachable!("it was called above"),
+            CallProj::Failed(error) => Poll::Ready(Err(error.take().expect(ENDED))),
+            CallProj::Unready(_) => unreachable!("it was called above"),
         }
     }
 }

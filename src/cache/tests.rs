@@ -6,6 +6,7 @@ mod flights;
 mod invalidation;
 mod model;
 mod purge;
+mod readiness;
 mod search;
 mod stale;
 mod support;
