@@ -9,7 +9,9 @@ use std::{
 
 use pin_project::pin_project;
 
-use super::{bypass::Target, head_fetch::HeadFetch, leader::Lead, shared::Shared};
+use super::{
+    bypass::Target, head_fetch::HeadFetch, hit_for_miss::HitForMiss, leader::Lead, shared::Shared,
+};
 use crate::{
     Body, HttpService, Request, Response,
     error::BoxError,
@@ -32,6 +34,8 @@ pub(super) enum Then {
     Pass(Forwarded),
     /// It invalidates stored responses.
     Invalidate(Target),
+    /// It shows whether later ones may be stored.
+    HitForMiss(HitForMiss),
     /// It updates a stored response.
     UpdateHead(Box<HeadFetch>),
     /// It is stored if that is permitted.
@@ -70,6 +74,7 @@ impl<S: HttpService> Future for Forward<S> {
                     .add_status(response.headers_mut(), CacheStatus::forwarded(Forwarded::Method));
                 response
             }),
+            Then::HitForMiss(request) => result.map(|response| request.finish(shared, response)),
             Then::UpdateHead(fetch) => result.map(|response| fetch.finish(shared, response)),
             Then::Store(lead) => lead.finish(shared, cx, result),
         })

@@ -3,6 +3,7 @@
 mod bounds;
 mod conditions;
 mod flights;
+mod hit_for_miss;
 mod invalidation;
 mod model;
 mod purge;
