@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use http::{Method, Request, Uri};
+use http::{Method, Request};
 
 use super::{
     forward::{Forward, Then},
     handle,
-    key::{self, Key},
+    key::Key,
     shared::Shared,
     store::Purge,
 };
@@ -23,7 +23,7 @@ where
 {
     let then = match request.method() {
         &Method::GET | &Method::HEAD => Then::Pass(Forwarded::Bypass),
-        method if invalidate::is_unsafe(method) => match Target::of(shared, &request) {
+        method if invalidate::is_unsafe(method) => match Key::of(&request, &shared.options.query) {
             Some(target) => Then::Invalidate(target),
             None => Then::Pass(Forwarded::Method),
         },
@@ -32,41 +32,30 @@ where
     Forward::new(shared, inner, request, then)
 }
 
-/// The target of an unsafe request.
-pub(super) struct Target {
-    key: Key,
-    /// As the client sent it: references in the response are relative to it.
-    uri: Uri,
-}
-
-impl Target {
-    /// Returns the target; `None` if it has no key.
-    fn of(shared: &Shared, request: &Request<Body>) -> Option<Self> {
-        let key = Key::of(request, &shared.options.query)?;
-        Some(Self { key, uri: key::uri_of(request).clone() })
+/// Invalidates the stored responses of the target of an unsafe request, and those that its response names, unless the
+/// response is an error (RFC 9111 section 4.4 and RFC 9875 section 3).
+pub(super) fn invalidate(shared: &Arc<Shared>, target: &Key, response: &Response) {
+    if !invalidate::invalidates(response.status()) {
+        return;
     }
-
-    /// Invalidates stored responses, unless the response is an error (RFC 9111 section 4.4 and RFC 9875 section 3).
-    pub(super) fn invalidate(&self, shared: &Arc<Shared>, response: &Response) {
-        if !invalidate::invalidates(response.status()) {
-            return;
+    handle::delete(shared, target, Purge::Hard);
+    let response = response.headers();
+    if !invalidate::names_more(response) {
+        return;
+    }
+    let (scheme, authority, origin) = target.origin();
+    for reference in invalidate::targets(scheme, authority, target.path(), response) {
+        let (path, query) = match reference.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (&*reference, None),
+        };
+        let key = shared.options.query.key(scheme, authority, path, query);
+        if let Some(key) = key {
+            handle::delete(shared, &key, Purge::Hard);
         }
-        let (Self { key, uri }, response) = (self, response.headers());
-        handle::delete(shared, key, Purge::Hard);
-        let (scheme, authority, origin) = key.origin();
-        for target in invalidate::targets(scheme, authority, uri.path(), response) {
-            let (path, query) = match target.split_once('?') {
-                Some((path, query)) => (path, Some(query)),
-                None => (&*target, None),
-            };
-            let key = shared.options.query.key(scheme, authority, path, query);
-            if let Some(key) = key {
-                handle::delete(shared, &key, Purge::Hard);
-            }
-        }
-        let groups = groups::invalidated(response);
-        if !groups.is_empty() {
-            handle::invalidate_groups(shared, &groups, origin, Purge::Hard);
-        }
+    }
+    let groups = groups::invalidated(response);
+    if !groups.is_empty() {
+        handle::invalidate_groups(shared, &groups, origin, Purge::Hard);
     }
 }

@@ -285,9 +285,10 @@ impl Leader {
             return;
         }
         if let Some(flights) = by_key.get_mut(&self.key) {
-            flights.retain(|flight| !Arc::ptr_eq(flight, &self.flight));
-            if flights.is_empty() {
+            if let [_] = &flights[..] {
                 by_key.remove(&self.key);
+            } else {
+                flights.retain(|flight| !Arc::ptr_eq(flight, &self.flight));
             }
         }
         self.flights.len.fetch_sub(1, Relaxed);

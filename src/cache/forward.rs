@@ -10,7 +10,7 @@ use std::{
 use pin_project::pin_project;
 
 use super::{
-    bypass::Target, head_fetch::HeadFetch, hit_for_miss::HitForMiss, leader::Lead, shared::Shared,
+    bypass, head_fetch::HeadFetch, hit_for_miss::HitForMiss, key::Key, leader::Lead, shared::Shared,
 };
 use crate::{
     Body, HttpService, Request, Response,
@@ -32,8 +32,8 @@ pub(super) struct Forward<S: HttpService> {
 pub(super) enum Then {
     /// It is not for the store.
     Pass(Forwarded),
-    /// It invalidates stored responses.
-    Invalidate(Target),
+    /// It invalidates the stored responses of this key, and those that it names.
+    Invalidate(Key),
     /// It shows whether later ones may be stored.
     HitForMiss(HitForMiss),
     /// It updates a stored response.
@@ -69,7 +69,7 @@ impl<S: HttpService> Future for Forward<S> {
                 response
             }),
             Then::Invalidate(target) => result.map(|mut response| {
-                target.invalidate(shared, &response);
+                bypass::invalidate(shared, target, &response);
                 shared
                     .add_status(response.headers_mut(), CacheStatus::forwarded(Forwarded::Method));
                 response

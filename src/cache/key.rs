@@ -1,6 +1,6 @@
 //! `Key`: the key of a stored response.
 
-use std::fmt;
+use std::{cell::RefCell, fmt, sync::Arc};
 
 use http::{Request, Uri, header, uri::Scheme};
 
@@ -28,7 +28,12 @@ pub const MAX_KEY: usize = 4096;
 /// assert!(Key::new("https", "", "/", None).is_none());
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Key(Box<str>);
+pub struct Key(Arc<str>);
+
+thread_local! {
+    /// The text of a new key, so that the key is the only allocation.
+    static TEXT: RefCell<String> = const { RefCell::new(String::new()) };
+}
 
 /// The hasher of tables with keys, which clients choose: its seed is random.
 pub(super) type KeyHasher = foldhash::quality::RandomState;
@@ -54,28 +59,31 @@ impl Key {
         let host = without_defaults(authority, scheme);
         // Otherwise the host of the key would have another key.
         let is_normal = without_defaults(host, scheme) == host;
-        let is_valid = !host.starts_with(':') && host.bytes().all(is_host_byte);
+        let classes = host.bytes().fold(0, |classes, b| classes | HOST[usize::from(b)]);
+        let is_valid = !host.starts_with(':') && classes & OTHER == 0;
         if host.is_empty() || !is_normal || !is_valid {
             return None;
         }
         let path = normalize(path).ok()?;
-        // The exact capacity, so that the text is not copied again.
-        let len = scheme.len() + 3 + host.len() + path.len() + query.map_or(0, |q| q.len() + 1);
-        let mut text = String::with_capacity(len);
-        text.push_str(scheme);
-        text.push_str("://");
-        text.push_str(host);
-        text[scheme.len() + 3..].make_ascii_lowercase();
-        // In the normal form, `%3F` is a literal `?`, which would begin the query here.
-        match memchr::memchr(b'?', path.as_bytes()) {
-            Some(_) => text.push_str(&path.replace('?', "%3F")),
-            None => text.push_str(&path),
-        }
-        if let Some(query) = query {
-            text.push('?');
-            text.push_str(query);
-        }
-        (text.len() <= MAX_KEY).then(|| Self(text.into()))
+        TEXT.with_borrow_mut(|text| {
+            text.clear();
+            for part in [scheme, "://", host] {
+                text.push_str(part);
+            }
+            if classes & UPPER != 0 {
+                text[scheme.len() + 3..].make_ascii_lowercase();
+            }
+            // In the normal form, `%3F` is a literal `?`, which would begin the query here.
+            match memchr::memchr(b'?', path.as_bytes()) {
+                Some(_) => text.push_str(&path.replace('?', "%3F")),
+                None => text.push_str(&path),
+            }
+            if let Some(query) = query {
+                text.push('?');
+                text.push_str(query);
+            }
+            (text.len() <= MAX_KEY).then(|| Self(text.as_str().into()))
+        })
     }
 
     /// Creates the key of a request, with the scheme of its [`Peer`] and the host of its target or `Host`. Returns
@@ -99,6 +107,13 @@ impl Key {
         let after_host = &self.0.as_bytes()[host..];
         let end = memchr::memchr(b'/', after_host).map_or(self.0.len(), |at| host + at);
         (&self.0[..end_of_scheme], &self.0[host..end], &self.0[..end])
+    }
+
+    /// Returns the path, in its normal form.
+    pub(super) fn path(&self) -> &str {
+        let (_, _, origin) = self.origin();
+        let path = &self.0[origin.len()..];
+        path.split_once('?').map_or(path, |(path, _)| path)
     }
 
     /// Returns the key as text, for example `https://example.com/path?query`. Prefixes are compared with this text.
@@ -138,12 +153,28 @@ impl QueryKey {
     }
 }
 
-fn is_host_byte(b: u8) -> bool {
-    matches!(b, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b':' | b'[' | b']')
-}
+/// A byte that a host cannot contain.
+const OTHER: u8 = 1;
+
+/// A capital letter.
+const UPPER: u8 = 2;
+
+/// The class of each byte of a host.
+static HOST: [u8; 256] = {
+    let (mut table, mut b) = ([OTHER; 256], 0);
+    while b < 256 {
+        table[b] = match b as u8 {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b':' | b'[' | b']' => 0,
+            b'A'..=b'Z' => UPPER,
+            _ => OTHER,
+        };
+        b += 1;
+    }
+    table
+};
 
 /// Returns the scheme of the client's URL.
-pub(super) fn scheme_of<B>(request: &Request<B>) -> Scheme {
+fn scheme_of<B>(request: &Request<B>) -> Scheme {
     match request.extensions().get::<Peer>() {
         Some(peer) => peer.scheme(),
         None => request.uri().scheme().cloned().unwrap_or(Scheme::HTTP),
@@ -151,7 +182,7 @@ pub(super) fn scheme_of<B>(request: &Request<B>) -> Scheme {
 }
 
 /// Returns the host and port of the request; `None` if it has no host or more than one.
-pub(super) fn authority_of<B>(request: &Request<B>) -> Option<&str> {
+fn authority_of<B>(request: &Request<B>) -> Option<&str> {
     // RFC 9112 section 3.2.2: the host of an absolute-form target overrides `Host`.
     if let Some(authority) = request.uri().authority() {
         return Some(authority.as_str());
@@ -164,7 +195,7 @@ pub(super) fn authority_of<B>(request: &Request<B>) -> Option<&str> {
 }
 
 /// Returns the target that the client sent. A router may have removed a prefix of the path.
-pub(super) fn uri_of<B>(request: &Request<B>) -> &Uri {
+fn uri_of<B>(request: &Request<B>) -> &Uri {
     request.extensions().get::<OriginalUri>().map_or_else(|| request.uri(), |OriginalUri(uri)| uri)
 }
 

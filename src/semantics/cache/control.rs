@@ -113,6 +113,10 @@ impl ResponseControl {
 
     /// Reads `CDN-Cache-Control`; `None` if it is absent, empty or malformed.
     fn targeted(headers: &HeaderMap) -> Option<Self> {
+        // One pass over the names costs less than the lookup of a name that is not in the static table of `http`.
+        if !headers.keys().any(|name| *name == CDN_CACHE_CONTROL) {
+            return None;
+        }
         let members = structured::dictionary(headers, &CDN_CACHE_CONTROL)?;
         if members.is_empty() {
             return None;

@@ -2,6 +2,8 @@
 
 use http::{HeaderMap, Method, StatusCode, header};
 
+use super::groups::CACHE_GROUP_INVALIDATION;
+
 /// Returns whether the method is unsafe (RFC 9110 section 9.2.1), so that stored responses are invalidated.
 pub fn is_unsafe(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
@@ -10,6 +12,17 @@ pub fn is_unsafe(method: &Method) -> bool {
 /// Returns whether the response to an unsafe request invalidates stored responses: it must not be an error.
 pub fn invalidates(status: StatusCode) -> bool {
     status.is_success() || status.is_redirection()
+}
+
+/// Returns whether the response to an unsafe request may invalidate more than the target of the request: by a reference,
+/// or by a group.
+pub(crate) fn names_more(response: &HeaderMap) -> bool {
+    // One pass over the names costs less than three lookups.
+    response.keys().any(|name| {
+        *name == header::LOCATION
+            || *name == header::CONTENT_LOCATION
+            || *name == CACHE_GROUP_INVALIDATION
+    })
 }
 
 /// Returns the paths and queries that the response to an unsafe request invalidates in addition to its target: those

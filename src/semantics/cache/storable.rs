@@ -22,7 +22,7 @@ const UNDERSTOOD: [u16; 38] = [
 
 /// Fields that are not stored in addition to the hop-by-hop ones (RFC 9111 section 3.1), and `Age`, which is
 /// generated.
-const EXCLUDED: [HeaderName; 4] = [
+static EXCLUDED: [HeaderName; 4] = [
     header::AGE,
     header::PROXY_AUTHENTICATE,
     HeaderName::from_static("proxy-authentication-info"),
