@@ -156,11 +156,14 @@ pub use purge::{
     PURGE_CHANNEL, PURGE_PAUSE, PURGE_PING, PurgeChannel, PurgeChannelBuilder, PurgeChannelError,
     PurgeChannelStats,
 };
-pub use service::{Cache, ResponseFuture};
+pub use service::Cache;
 pub use stats::CacheStats;
 pub use store::Purge;
 
-pub use crate::semantics::cache::{Heuristic, storable::SetCookie};
+pub use crate::{
+    semantics::cache::{Heuristic, storable::SetCookie},
+    service::ResponseFuture,
+};
 
 #[cfg(test)]
 mod tests;

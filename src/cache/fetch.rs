@@ -17,7 +17,6 @@ use super::{
     object::Object,
     request_fields::RequestFields,
     respond::{self, RequestContext},
-    service::ResponseFuture,
     shared::Shared,
 };
 use crate::{
@@ -28,6 +27,7 @@ use crate::{
         NoVarySearch, RequestControl, Reuse,
         status::{CacheStatus, Forwarded},
     },
+    service::ResponseFuture,
 };
 
 /// A request to be forwarded, and the stale response to it.
