@@ -45,7 +45,6 @@ mod group;
 mod history;
 mod pooled;
 mod queue;
-mod repeatable;
 mod server_address;
 #[cfg(feature = "h2")]
 mod shared;

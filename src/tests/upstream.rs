@@ -9,7 +9,6 @@ mod replay;
 #[cfg(all(feature = "h2", feature = "tls"))]
 mod secured;
 mod shared;
-mod shared_quiet;
 mod shared_unread;
 mod uploads;
 

@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use http::{Request, Response, uri};
@@ -18,7 +18,6 @@ use super::{
     history::History,
     pooled::PoolExhausted,
     remote::Shared,
-    repeatable::is_repeatable,
     server_address::Scheme,
 };
 use crate::{
@@ -28,7 +27,7 @@ use crate::{
         h2::client::{Cause, Connection, ExchangeError, handshake},
     },
     error::{Error, Kind},
-    net::{Address, clock, tls},
+    net::tls,
     peer::Deadline,
 };
 
@@ -71,25 +70,22 @@ impl SharedConnections {
 /// The application protocols that are offered to a server (ALPN).
 pub(super) const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
 
-/// Time in which a server must answer a PING: 1 s.
-const PING_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// Sends a request on a connection with a free stream, or on a new one; by HTTP/1.1 if the server selects that.
 pub(super) async fn send(
     shared: Arc<Shared>,
     request: Request<Body>,
 ) -> Result<Response<Body>, AttemptError> {
     let pool = shared.connections.pool();
-    let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
-    let can_repeat =
-        request.body().replay().is_some() && is_repeatable(request.method(), request.headers());
-    let connection = match checkout(&shared, &pool, can_repeat, deadline).await {
+    let connection = match pool.try_checkout(shared.http1.config()) {
         Some(connection) => connection,
-        None => match connect(&shared, &pool, deadline).await {
-            Ok(Some(connection)) => connection,
-            Ok(None) => return shared.http1.send(request, ()).await,
-            Err(error) => return Err(error.with_request(request)),
-        },
+        None => {
+            let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
+            match connect(&shared, &pool, deadline).await {
+                Ok(Some(connection)) => connection,
+                Ok(None) => return shared.http1.send(request, ()).await,
+                Err(error) => return Err(error.with_request(request)),
+            }
+        }
     };
     match connection.exchange(request).await {
         Ok(response) => Ok(response),
@@ -100,33 +96,6 @@ pub(super) async fn send(
             shared.http1.send(*request, ()).await
         }
         Err(error) => Err(attempt_error(error)),
-    }
-}
-
-/// Returns an open connection with a free stream. If the request cannot be repeated and the server was not heard from for
-/// [`non_idempotent_idle_timeout`](super::PoolConfig::non_idempotent_idle_timeout), the server must answer a PING first.
-/// Otherwise the connection gets no further request.
-async fn checkout(
-    shared: &Shared,
-    pool: &RuntimePool,
-    can_repeat: bool,
-    deadline: Option<Instant>,
-) -> Option<Connection> {
-    let config = shared.http1.config();
-    let is_checked = !can_repeat && matches!(shared.http1.address, Address::Tcp(_));
-    loop {
-        let connection = pool.try_checkout(config)?;
-        let now = clock::now();
-        if !is_checked || connection.quiet_for(now) < config.non_idempotent_idle_timeout {
-            return Some(connection);
-        }
-        let timeout = now + PING_TIMEOUT;
-        let until = deadline.map_or(timeout, |deadline| deadline.min(timeout));
-        match tokio::time::timeout_at(until.into(), connection.confirm()).await {
-            Ok(true) => return Some(connection),
-            Err(_) if until < timeout => return None, // `connect` returns the error
-            Ok(false) | Err(_) => connection.close(),
-        }
     }
 }
 

@@ -3,7 +3,6 @@
 mod cause;
 mod exchange;
 mod incoming;
-mod liveness;
 mod request;
 
 use std::{
@@ -14,7 +13,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -25,7 +24,6 @@ use h2::{
 use http::{Request, uri::Scheme};
 use tokio::sync::{Notify, watch};
 
-use self::liveness::Liveness;
 use super::{
     inbox::Inboxes,
     wire::{Wire, WireState},
@@ -90,7 +88,6 @@ struct Shared {
     freed: OnceLock<Arc<Notify>>,
     /// Whether the server's SETTINGS have been received.
     has_settings: watch::Receiver<bool>,
-    liveness: Liveness,
 }
 
 /// The driver of a connection: reads and writes frames for all of its requests. It ends with the connection, or after
@@ -147,7 +144,6 @@ pub async fn handshake<I: Io>(
         exchanges: AtomicUsize::new(0),
         freed: OnceLock::new(),
         has_settings,
-        liveness: Liveness::new(),
     });
     let has_settings = set_settings;
     let connection_handle = Connection { send, shared: shared.clone() };
@@ -194,17 +190,6 @@ impl Connection {
     /// Notifies one waiter of `freed` whenever a request has ended. The first call counts.
     pub(crate) fn notify_when_freed(&self, freed: Arc<Notify>) {
         let _ = self.shared.freed.set(freed);
-    }
-
-    /// Returns the time since the last head of a response, or answer to a PING.
-    pub(crate) fn quiet_for(&self, now: Instant) -> Duration {
-        self.shared.liveness.quiet_for(now)
-    }
-
-    /// Sends a PING (RFC 9113 section 6.7), and waits for its answer. The caller applies the timeout. Returns `false` if the
-    /// connection has failed, or its server does not answer PINGs.
-    pub(crate) async fn confirm(&self) -> bool {
-        self.shared.liveness.confirm().await
     }
 
     /// Returns a view of the connection that does not keep it open.
@@ -275,11 +260,9 @@ impl<I: Io> Future for Driver<I> {
             this.shared.inboxes.receive(&this.budget);
         }
         if let Some(pong) = &mut this.pong
-            && let Poll::Ready(answered) = pong.poll_pong(cx)
+            && pong.poll_pong(cx).is_ready()
         {
-            if let Some(pings) = this.pong.take().filter(|_| answered.is_ok()) {
-                this.shared.liveness.enable_pings(pings);
-            }
+            this.pong = None;
             let _ = this.has_settings.send(true);
         }
         let result = Pin::new(&mut this.connection).poll(cx).map_err(|error| {

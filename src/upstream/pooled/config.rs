@@ -41,7 +41,7 @@ pub struct PoolConfig {
     pub(super) keep_idle: usize,
     pub(super) idle_limit: IdleLimit,
     pub(in crate::upstream) idle_timeout: Duration,
-    pub(in crate::upstream) non_idempotent_idle_timeout: Duration,
+    pub(super) non_idempotent_idle_timeout: Duration,
     pub(in crate::upstream) max_age: Duration,
     pub(in crate::upstream) max_requests: u64,
     pub(in crate::upstream) max_connections: Option<usize>,
@@ -105,12 +105,7 @@ impl PoolConfig {
     /// kept: not even a reset before the first acknowledgement shows that the server did not read the request, since a
     /// server that closes at once acknowledges nothing, and acknowledgements can be lost.
     ///
-    /// A connection of HTTP/2, which other requests share, is not replaced but asked: if nothing was heard from the server
-    /// for this time, it must first answer a PING within 1 s.
-    ///
-    /// A server that is gone for less than this time and has lost the connection meanwhile is not recognized: such a request
-    /// fails with 502. No check of the socket would show it, since an idle connection has nothing that TCP could
-    /// acknowledge. [`Duration::ZERO`] sends each such request on a new connection, or after a PING.
+    /// It has no effect over HTTP/2.
     #[must_use]
     pub fn non_idempotent_idle_timeout(mut self, timeout: Duration) -> Self {
         self.non_idempotent_idle_timeout = timeout;

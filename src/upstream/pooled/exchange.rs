@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Request, Response};
+use http::{Request, Response, header::UPGRADE, request};
 use tokio::runtime::{Handle, Id};
 
 use super::{
@@ -28,7 +28,6 @@ use crate::{
         connector::ServerStream,
         error::{AttemptError, AttemptErrorKind},
         history::History,
-        repeatable::is_repeatable,
     },
 };
 
@@ -103,7 +102,7 @@ fn checkout<P: Protocol>(
             let idle_for = now.saturating_duration_since(idle.since);
             if idle_for >= server.config.non_idempotent_idle_timeout
                 && matches!(server.address, Address::Tcp(_))
-                && !(can_replay && is_repeatable(&head.method, &head.headers))
+                && !(can_replay && may_repeat(head))
             {
                 break; // it is closed, and the others are older
             }
@@ -126,6 +125,11 @@ fn checkout<P: Protocol>(
         slot.open = Some(slot.open_one(|| server.pool.evict_oldest()));
     }
     Next::Connect(Box::pin(connect(server.clone(), deadline)))
+}
+
+/// Returns whether a request that may have been sent may be sent again (RFC 9110 section 9.2.2).
+fn may_repeat(head: &request::Parts) -> bool {
+    head.method.is_idempotent() && !head.headers.contains_key(UPGRADE)
 }
 
 /// Creates the error of a request that got no slot.

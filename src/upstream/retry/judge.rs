@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use http::Request;
+use http::{Request, header::UPGRADE};
 
 use super::Config;
 use crate::{
@@ -10,10 +10,7 @@ use crate::{
     conn::Delivery,
     error::BoxError,
     net::clock,
-    upstream::{
-        error::{AttemptError, AttemptErrorKind},
-        repeatable::is_repeatable,
-    },
+    upstream::error::{AttemptError, AttemptErrorKind},
 };
 
 /// Returns the error, together with the request if it is to be sent again. `last` is the error of the previous
@@ -55,7 +52,8 @@ pub(super) fn judge(
         let may_repeat = match delivery {
             Delivery::NotSent => true,
             Delivery::MaybeSent => {
-                is_repeatable(request.method(), request.headers())
+                // RFC 9110 section 9.2.2. Nor is a tunnel begun twice.
+                request.method().is_idempotent() && !request.headers().contains_key(UPGRADE)
                     || config.repeatable.as_ref().is_some_and(|allows| allows(request))
             }
             Delivery::Answered => false,

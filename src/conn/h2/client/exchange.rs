@@ -256,10 +256,7 @@ impl Future for Exchange {
         let result = ready!(inner.poll(cx));
         let inner = self.0.take().expect("just polled");
         Poll::Ready(match result {
-            Ok(response) => {
-                inner.connection.shared.liveness.record(clock::now());
-                Ok(inner.respond(response))
-            }
+            Ok(response) => Ok(inner.respond(response)),
             Err(cause) => Err(inner.fail(cause)),
         })
     }
