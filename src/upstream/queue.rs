@@ -37,18 +37,13 @@ pub(super) struct Queue {
 #[derive(Debug)]
 struct State {
     options: QueueOptions,
-    /// Each in the order of the numbers of its entries.
     classes: [VecDeque<Arc<Entry>>; 3],
-    next_number: u64,
     stats: QueueStats,
 }
 
-/// A waiting request.
 #[derive(Debug)]
+/// A waiting request.
 struct Entry {
-    number: u64,
-    /// Whether it can use only some of the endpoints, so that it must not block the requests behind it.
-    is_selective: bool,
     since: Instant,
     /// Notified when the entry is removed from the queue.
     called: Notify,
@@ -80,8 +75,7 @@ pub enum QueueError {
 impl Queue {
     pub(super) fn new(options: QueueOptions) -> Self {
         let (classes, stats) = (Default::default(), QueueStats::default());
-        let state = State { options, classes, next_number: 0, stats };
-        Self { state: Mutex::new(state), len: AtomicUsize::new(0) }
+        Self { state: Mutex::new(State { options, classes, stats }), len: AtomicUsize::new(0) }
     }
 
     /// Returns whether requests wait.
@@ -95,26 +89,15 @@ impl Queue {
         self.state().options = options;
     }
 
-    /// Adds an entry. A selective request can use only some of the endpoints.
-    pub(super) fn enter(
-        &self,
-        class: Priority,
-        is_selective: bool,
-    ) -> Result<(Ticket<'_>, Duration), QueueError> {
+    /// Adds an entry.
+    pub(super) fn enter(&self, class: Priority) -> Result<(Ticket<'_>, Duration), QueueError> {
         let mut state = self.state();
         if state.options.bound <= state.len() && !state.displace(class) {
             state.count_refused(class);
             return Err(QueueError::Full);
         }
         let (since, timeout) = (clock::now(), state.options.timeout);
-        let place = Arc::new(Entry {
-            number: state.next_number,
-            is_selective,
-            since,
-            called: Notify::new(),
-            is_displaced: false.into(),
-        });
-        state.next_number += 1;
+        let place = Arc::new(Entry { since, called: Notify::new(), is_displaced: false.into() });
         state.classes[class as usize].push_back(place.clone());
         self.publish(&mut state);
         Ok((Ticket { queue: self, place, class, is_called: false }, timeout))
@@ -122,18 +105,13 @@ impl Queue {
 
     /// Calls the first request, since there is capacity.
     pub(super) fn wake(&self) {
-        if self.has_waiting() {
-            self.call(|state| state.classes.iter_mut().find_map(VecDeque::pop_front));
+        if !self.has_waiting() {
+            return;
         }
-    }
-
-    /// Calls the entry that `remove` takes from the queue.
-    fn call(&self, remove: impl FnOnce(&mut State) -> Option<Arc<Entry>>) {
         let mut state = self.state();
-        let removed = remove(&mut state);
+        let first = state.classes.iter_mut().find_map(VecDeque::pop_front);
         self.publish(&mut state);
-        drop(state);
-        if let Some(place) = removed {
+        if let Some(place) = first {
             place.called.notify_one();
         }
     }
@@ -169,13 +147,6 @@ impl State {
         self.classes.iter().map(VecDeque::len).sum()
     }
 
-    /// Removes the first entry behind one with this priority and number.
-    fn remove_behind(&mut self, class: Priority, number: u64) -> Option<Arc<Entry>> {
-        let (own, lower) = self.classes[class as usize..].split_first_mut()?;
-        let index = own.partition_point(|entry| entry.number <= number);
-        own.remove(index).or_else(|| lower.iter_mut().find_map(VecDeque::pop_front))
-    }
-
     /// Removes the last request of a lower priority. Returns whether there was one.
     fn displace(&mut self, class: Priority) -> bool {
         let mut lower = CLASSES.into_iter().skip(class as usize + 1).rev();
@@ -205,33 +176,19 @@ impl Ticket<'_> {
         Ok(())
     }
 
-    /// Returns whether the request may pick an endpoint: it was called, or overtakes only selective requests, which had their
-    /// call.
-    pub(super) fn may_pick(&self) -> bool {
-        if self.is_called {
-            return true;
-        }
+    /// Returns whether it was called or is the first in the queue, so that it overtakes no other.
+    pub(super) fn is_first(&self) -> bool {
         let state = self.queue.state();
-        let mut entries = state.classes.iter().flatten();
-        entries
-            .find(|entry| Arc::ptr_eq(entry, &self.place) || !entry.is_selective)
-            .is_some_and(|entry| Arc::ptr_eq(entry, &self.place))
+        let first = state.classes.iter().find_map(VecDeque::front);
+        self.is_called || first.is_some_and(|first| Arc::ptr_eq(first, &self.place))
     }
 
-    /// Returns to its place in the queue, since the pick failed. If the request is selective, another one may still use
-    /// the capacity, and the next one is called.
+    /// Returns to the front of the queue, since the pick failed.
     pub(super) fn requeue(&mut self) {
-        if !std::mem::take(&mut self.is_called) {
-            return;
-        }
-        let number = self.place.number;
-        let mut state = self.queue.state();
-        let own = &mut state.classes[self.class as usize];
-        own.insert(own.partition_point(|entry| entry.number < number), self.place.clone());
-        self.queue.publish(&mut state);
-        drop(state);
-        if self.place.is_selective {
-            self.queue.call(|state| state.remove_behind(self.class, number));
+        if std::mem::take(&mut self.is_called) {
+            let mut state = self.queue.state();
+            state.classes[self.class as usize].push_front(self.place.clone());
+            self.queue.publish(&mut state);
         }
     }
 

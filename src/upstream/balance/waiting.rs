@@ -14,7 +14,6 @@ use crate::{
     policy::pick::Pick,
     upstream::{
         error::{AttemptError, AttemptErrorKind, NoEndpoint},
-        history::History,
         queue::{Priority, QueueError},
     },
 };
@@ -47,10 +46,7 @@ where
     S: HttpService<Future: Send> + Clone + Send + Sync + 'static,
     P: Pick + 'static,
 {
-    // A request that was tried before can use only the endpoints that are left.
-    let is_selective = History::of(&request).is_some();
-    let entered = shared.group.queue.enter(Priority::of(&request), is_selective);
-    let (mut ticket, timeout) = match entered {
+    let (mut ticket, timeout) = match shared.group.queue.enter(Priority::of(&request)) {
         Ok(entered) => entered,
         Err(error) => return Err(overloaded(error, request)),
     };
@@ -58,7 +54,7 @@ where
     let end = Instant::now().checked_add(timeout);
     let end = [end, deadline].into_iter().flatten().min();
     loop {
-        if ticket.may_pick() {
+        if ticket.is_first() {
             match shared.send(request) {
                 Ok(sent) => {
                     ticket.admit();

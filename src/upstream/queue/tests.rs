@@ -1,5 +1,3 @@
-use std::{future::Future, pin::pin};
-
 use super::*;
 
 /// The numbers of waiting, admitted, refused and timed-out requests of each priority.
@@ -12,12 +10,12 @@ fn figures(queue: &Queue) -> [[u64; 4]; 3] {
 
 /// Has two high requests, of which one displaces a low one, and one of each priority that is refused.
 fn run(queue: &Queue) {
-    let (first, _) = queue.enter(Priority::High, false).unwrap();
-    let (last, _) = queue.enter(Priority::Low, false).unwrap();
+    let (first, _) = queue.enter(Priority::High).unwrap();
+    let (last, _) = queue.enter(Priority::Low).unwrap();
     assert_eq!(figures(queue), [[1, 0, 0, 0], [0; 4], [1, 0, 0, 0]]);
-    let (second, _) = queue.enter(Priority::High, false).unwrap();
+    let (second, _) = queue.enter(Priority::High).unwrap();
     for class in CLASSES {
-        assert_eq!(queue.enter(class, false).unwrap_err(), QueueError::Full);
+        assert_eq!(queue.enter(class).unwrap_err(), QueueError::Full);
     }
     drop(last);
     assert_eq!(figures(queue), [[2, 0, 1, 0], [0, 0, 1, 0], [0, 0, 2, 0]]);
@@ -34,43 +32,6 @@ fn queue_counts_its_requests_by_priority() {
     let stats = queue.stats();
     assert_eq!((stats.waiting, stats.admitted, stats.refused, stats.timed_out), (0, 1, 4, 1));
     assert_eq!((stats.bound, stats.timeout), (2, BALANCE_QUEUE_TIMEOUT));
-}
-
-/// Returns the tickets that are called now.
-fn called(tickets: &mut [Ticket<'_>]) -> Vec<usize> {
-    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-    let mut is_called = |ticket: &mut Ticket<'_>| pin!(ticket.called()).poll(&mut cx).is_ready();
-    tickets.iter_mut().enumerate().filter_map(|(i, t)| is_called(t).then_some(i)).collect()
-}
-
-#[test]
-fn selective_request_passes_its_call_on_and_keeps_its_place() {
-    let queue = Queue::new(QueueOptions::new(8));
-    let selective = [true, true, false, false];
-    let low = queue.enter(Priority::Low, false).unwrap().0;
-    let mut tickets: Vec<_> =
-        selective.map(|s| queue.enter(Priority::Normal, s).unwrap().0).into_iter().collect();
-    tickets.push(low);
-    let may_pick: Vec<_> = tickets.iter().map(Ticket::may_pick).collect();
-    assert_eq!(may_pick, [true, true, true, false, false]);
-    for _ in 0..2 {
-        queue.wake();
-        for index in 0..3 {
-            assert_eq!(called(&mut tickets), [index]);
-            assert!(tickets[index].may_pick());
-            tickets[index].requeue();
-        }
-        assert_eq!(called(&mut tickets), [0; 0], "there is no capacity");
-        assert_eq!(queue.stats().waiting, 5);
-    }
-    // Behind the last one of its class, the first of the next class is called.
-    let mut last = queue.enter(Priority::Normal, true).unwrap().0;
-    drop(tickets.drain(..4));
-    assert_eq!(called(&mut tickets), [0; 0]);
-    queue.wake();
-    assert_eq!(called(std::slice::from_mut(&mut last)), [0]);
-    last.requeue();
-    assert_eq!(called(&mut tickets), [0]);
 }
 
 #[test]

@@ -1,7 +1,5 @@
 //! Requests that wait in the queue.
 
-use std::sync::atomic::AtomicBool;
-
 use super::*;
 use crate::{peer::Deadline, upstream::Priority};
 
@@ -85,41 +83,4 @@ async fn waiting_request_ends_with_its_deadline_and_leaves_when_dropped() {
     assert_eq!(balance.queue_stats().waiting, 0);
     drop(first);
     balance.clone().oneshot(request()).await.unwrap();
-}
-
-/// An endpoint that refuses the first request before it is sent, and answers others with its key.
-fn refusing_once(key: &'static str) -> Endpoint<ErasedService> {
-    let has_refused = Arc::<AtomicBool>::default();
-    let service = service_fn(move |request: Request<Body>| {
-        let mut response = Response::new(Body::empty());
-        response.headers_mut().insert("x-key", HeaderValue::from_static(key));
-        let error = AttemptError::new(AttemptErrorKind::Busy, Delivery::NotSent, "busy");
-        let is_refused = !has_refused.swap(true, Relaxed);
-        std::future::ready(if is_refused { Err(error.with_request(request)) } else { Ok(response) })
-    });
-    Endpoint::new(key, ErasedService::new(service))
-}
-
-#[tokio::test(start_paused = true)]
-async fn queued_retry_does_not_block_requests_for_other_endpoints() {
-    let held = Held::default();
-    let full = held.endpoint("full").limits(EndpointLimits::new().in_flight(1));
-    let balance = BalanceBuilder::new()
-        .queue(QueueOptions::new(9))
-        .build([full, refusing_once("free")], RoundRobin::new());
-    let first = balance.clone().oneshot(request()).await.unwrap();
-    assert_eq!(key_of(&first), "full");
-    let retried = tokio::spawn(RetryLayer::new().layer(balance.clone()).oneshot(request()));
-    while balance.queue_stats().waiting == 0 {
-        tokio::task::yield_now().await;
-    }
-    // It can only use the endpoint that is full. Others go to the free one at once.
-    let began = tokio::time::Instant::now();
-    for _ in 0..3 {
-        assert_eq!(ask(&balance).await, "free");
-    }
-    assert_eq!(began.elapsed(), Duration::ZERO);
-    assert!(!retried.is_finished());
-    drop(first);
-    assert_eq!(key_of(&retried.await.unwrap().unwrap()), "full");
 }
