@@ -1,9 +1,12 @@
 //! `DnsSource`: the addresses or SRV records of a name.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::BTreeSet,
     fmt, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -14,7 +17,7 @@ use hickory_resolver::{
     TokioResolver,
     config::{ConnectionConfig, NameServerConfig, ResolverConfig},
     net::{NetError, runtime::TokioRuntimeProvider},
-    proto::rr::{RData, rdata::SRV},
+    proto::rr::{RData, RecordType, rdata::SRV},
 };
 use tokio::time::sleep;
 
@@ -49,8 +52,8 @@ type Item = Result<Update, BoxError>;
 /// The lowest priority of SRV records is tier 0, the next one tier 1, and so on; a weight of 0 counts as 1.
 ///
 /// A name without addresses is an error, after which the lookup is repeated after 1 s, and up to 30 s if it continues to
-/// fail. If name servers answer that some, but not all, servers of a service have no address, these are left out with a
-/// warning. Any other failure for one of them is an error.
+/// fail. If name servers answer that some, but not all, servers of a service have no address, neither A nor AAAA, these are
+/// left out with a warning. Any other failure for one of them is an error.
 ///
 /// ```no_run
 /// use vestibule::upstream::discover::DnsSource;
@@ -202,13 +205,29 @@ impl Lookup {
         weight: u32,
         tier: u8,
     ) -> Result<(Vec<Target>, Instant), Unresolved> {
-        let answer = self.resolver.lookup_ip(name).await;
-        let answer = answer.map_err(|error| Unresolved { name: name.into(), error })?;
-        let addresses: BTreeSet<SocketAddr> =
-            answer.iter().map(|ip| SocketAddr::new(ip, port)).collect();
-        let target =
-            |address: SocketAddr| Target { weight, tier, ..Target::new(Address::from(address)) };
-        Ok((addresses.into_iter().map(target).collect(), answer.valid_until()))
+        let found = self.addresses(name).await;
+        let (addresses, until) = found.map_err(|error| Unresolved { name: name.into(), error })?;
+        let address = |ip| Address::from(SocketAddr::new(ip, port));
+        let target = |ip| Target { weight, tier, ..Target::new(address(ip)) };
+        Ok((addresses.into_iter().map(target).collect(), until))
+    }
+
+    /// Returns the addresses of a name, and the time until which they are valid. The types are looked up apart, since
+    /// `lookup_ip` returns the error of only one of them.
+    async fn addresses(&self, name: &str) -> Result<(BTreeSet<IpAddr>, Instant), NetError> {
+        if let Ok(ip) = name.parse() {
+            return Ok(([ip].into(), clock::now() + DNS_MAX_TTL));
+        }
+        let lookup = |record_type| self.resolver.lookup(name, record_type);
+        let found = match tokio::join!(lookup(RecordType::A), lookup(RecordType::AAAA)) {
+            (Ok(a), Ok(aaaa)) => vec![a, aaaa],
+            (Ok(found), Err(_)) | (Err(_), Ok(found)) => vec![found],
+            (Err(a), Err(aaaa)) => return Err(select_error(a, aaaa)),
+        };
+        let records = found.iter().flat_map(|lookup| lookup.answers());
+        let addresses = records.filter_map(|record| record.data.ip_addr()).collect();
+        let until = found.iter().map(|lookup| lookup.valid_until()).min();
+        Ok((addresses, until.unwrap_or_else(clock::now)))
     }
 
     async fn services(&self, name: &str) -> Result<Answer, BoxError> {
@@ -250,6 +269,13 @@ impl Lookup {
             _ => Ok(answer),
         }
     }
+}
+
+/// Returns the error that tells more about a name: that it does not exist (NXDOMAIN, RFC 8020 section 2: with records of no
+/// type), or a failure. That there are no records of one type says nothing about the other one.
+fn select_error(a: NetError, aaaa: NetError) -> NetError {
+    let has_no_a = a.is_no_records_found() && !a.is_nx_domain();
+    if has_no_a || aaaa.is_nx_domain() { aaaa } else { a }
 }
 
 /// A name could not be resolved.

@@ -1,0 +1,110 @@
+use std::{
+    future::poll_fn,
+    net::Ipv4Addr,
+    sync::{Arc, Mutex},
+};
+
+use hickory_resolver::proto::{
+    op::{Message, ResponseCode},
+    rr::{Name, Record},
+};
+use tokio::net::UdpSocket;
+
+use super::*;
+use crate::upstream::tests::within;
+
+/// A name server of the service `app.test.` on `one.test.` and `two.test.`. Both have an A record, and no AAAA record. It
+/// answers questions for the addresses of `two.test.` with the codes for A and AAAA: no error with no record, except if
+/// there is no code.
+#[derive(Clone, Default)]
+struct NameServer(Arc<Mutex<Option<[ResponseCode; 2]>>>);
+
+impl NameServer {
+    async fn start(&self) -> SocketAddr {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let addr = socket.local_addr().unwrap();
+        let server = self.clone();
+        tokio::spawn(async move {
+            let mut buf = [0; 1024];
+            loop {
+                let (len, client) = socket.recv_from(&mut buf).await.unwrap();
+                let answer = server.answer(&Message::from_vec(&buf[..len]).unwrap());
+                socket.send_to(&answer.to_vec().unwrap(), client).await.unwrap();
+            }
+        });
+        addr
+    }
+
+    fn answer(&self, question: &Message) -> Message {
+        let query = question.queries[0].clone();
+        let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
+        answer.metadata.recursion_available = true;
+        let name = query.name().clone();
+        let codes = *self.0.lock().unwrap();
+        let data: Vec<RData> = match (query.query_type(), codes) {
+            (RecordType::SRV, _) => ["one.test.", "two.test."].map(service).into(),
+            (RecordType::A, Some([code, _])) if name == host("two.test.") => {
+                answer.metadata.response_code = code;
+                Vec::new()
+            }
+            (RecordType::AAAA, Some([_, code])) if name == host("two.test.") => {
+                answer.metadata.response_code = code;
+                Vec::new()
+            }
+            (RecordType::A, _) => vec![RData::A(Ipv4Addr::new(10, 0, 0, 1).into())],
+            _ => Vec::new(),
+        };
+        answer.add_query(query);
+        answer.add_answers(data.into_iter().map(|data| Record::from_rdata(name.clone(), 1, data)));
+        answer
+    }
+
+    fn set(&self, a: ResponseCode, aaaa: ResponseCode) {
+        *self.0.lock().unwrap() = Some([a, aaaa]);
+    }
+}
+
+fn host(name: &str) -> Name {
+    name.parse().unwrap()
+}
+
+fn service(name: &str) -> RData {
+    let port = if name == "one.test." { 1 } else { 2 };
+    RData::SRV(SRV::new(0, 1, port, host(name)))
+}
+
+fn set(targets: &[&str]) -> Update {
+    Update::Set(targets.iter().map(|target| target.parse().unwrap()).collect())
+}
+
+async fn next(source: &mut DnsSource) -> Result<Update, String> {
+    let next = within(poll_fn(|cx| Pin::new(&mut *source).poll_next(cx))).await;
+    next.expect("it never ends").map_err(|e| e.to_string())
+}
+
+#[tokio::test]
+async fn dns_source_leaves_out_server_only_if_it_has_addresses_of_no_type() {
+    use ResponseCode::{NoError, ServFail};
+    let server = NameServer::default();
+    let mut source = DnsSource::srv_at(server.start().await, "app.test.").unwrap();
+    assert_eq!(next(&mut source).await.unwrap(), set(&["10.0.0.1:1", "10.0.0.1:2"]));
+    // It may have addresses of the type whose lookup fails: the set remains.
+    for (a, aaaa) in [(ServFail, NoError), (NoError, ServFail)] {
+        server.set(a, aaaa);
+        let error = next(&mut source).await.unwrap_err();
+        assert!(error.starts_with("cannot resolve two.test."), "{error}");
+    }
+    server.set(NoError, NoError);
+    assert_eq!(next(&mut source).await.unwrap(), set(&["10.0.0.1:1"]));
+}
+
+#[tokio::test]
+async fn dns_source_leaves_out_server_whose_name_does_not_exist() {
+    use ResponseCode::{NXDomain, ServFail};
+    for (a, aaaa) in [(NXDomain, NXDomain), (NXDomain, ServFail), (ServFail, NXDomain)] {
+        let server = NameServer::default();
+        server.set(a, aaaa);
+        let mut source = DnsSource::srv_at(server.start().await, "app.test.").unwrap();
+        assert_eq!(next(&mut source).await.unwrap(), set(&["10.0.0.1:1"]));
+    }
+}
