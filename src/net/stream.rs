@@ -91,21 +91,23 @@ impl Stream {
         }
     }
 
-    /// Waits until the connection fails, for example by a reset, and returns the error. An end of the peer's sending half
-    /// counts as a failure only if `is_silent`, the peer has not sent a byte, and none has arrived. Takes nothing from the
-    /// stream.
+    /// Waits until the peer has ended its sending half and all that it has sent was read. Takes nothing from the stream.
+    /// Does not end if unread bytes have arrived, or the connection fails.
     #[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "for `TcpBalance`"))]
-    pub(crate) async fn failed(&self, is_silent: bool) -> io::Error {
-        if is_silent {
-            let peek = |fd: BorrowedFd<'_>| {
-                rustix::net::recv(fd, &mut [0; 1], RecvFlags::PEEK).map(|(n, _)| n)
-            };
-            match poll_fn(|cx| self.poll_call(cx, Interest::READABLE, peek)).await {
-                Ok(0) => return io::ErrorKind::UnexpectedEof.into(),
-                Ok(_) => {}
-                Err(error) => return error,
-            }
+    pub(crate) async fn wait_for_eof(&self) {
+        let peek = |fd: BorrowedFd<'_>| {
+            rustix::net::recv(fd, &mut [0; 1], RecvFlags::PEEK).map(|(n, _)| n)
+        };
+        match poll_fn(|cx| self.poll_call(cx, Interest::READABLE, peek)).await {
+            Ok(0) => {}
+            Ok(_) | Err(_) => std::future::pending().await,
         }
+    }
+
+    /// Waits until the connection fails, for example by a reset, and returns the error. An end of the peer's sending half is
+    /// no failure. Reads nothing.
+    #[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "for `TcpBalance`"))]
+    pub(crate) async fn wait_for_error(&self) -> io::Error {
         let ready = match &self.0 {
             Kind::Tcp(s) => s.ready(Interest::ERROR).await,
             Kind::Unix(s) => s.ready(Interest::ERROR).await,

@@ -9,7 +9,7 @@ mod tests;
 
 use std::{
     fmt,
-    future::{Future, poll_fn},
+    future::{Future, pending, poll_fn},
     io,
     sync::{
         Arc,
@@ -24,7 +24,7 @@ use http::Request;
 use tokio::{io::AsyncWriteExt, sync::Semaphore};
 use tower_service::Service;
 
-use self::target::{Connected, Template};
+use self::target::{Connected, Connecting, Template};
 use super::{
     Balance, Retry,
     discover::{Discover, FollowOptions},
@@ -202,8 +202,8 @@ impl TcpBalance {
     ///
     /// While it waits for a server, an abort or a failure of the client's connection, such as a reset, ends it. Over TCP, a
     /// client that has closed its connection looks like one that has ended its sending half and still reads. If it has
-    /// sent bytes before, they are forwarded, since it may read an answer. If it has sent none, it has asked for nothing
-    /// and is taken for gone.
+    /// sent bytes before, they are forwarded, since it may read an answer. If it has sent none, it leaves the queue. It
+    /// keeps a server that is free, or being connected to: it may read what that sends.
     ///
     /// # Errors
     /// [`TcpError`] if there is no server for it.
@@ -228,13 +228,17 @@ impl TcpBalance {
             named = self.read_header(&mut client, peer, &mut received) => named,
         };
         let peer = &named.map_err(TcpError::NoProxyHeader).inspect_err(|_| self.count_failed())?;
+        let connecting = Connecting::default();
         let opened = tokio::select! {
             biased;
             () = aborted(&mut watch) => return Ok(not_opened(client, End::Aborted)),
-            error = client.failed(received.is_empty()) => {
+            error = client.wait_for_error() => return Ok(not_opened(client, End::Client(error))),
+            // Polled before the next one, so that a free server is seen first.
+            opened = self.open(peer, &received, &connecting) => opened,
+            () = wait_for_close_in_queue(&client, &connecting), if received.is_empty() => {
+                let error = io::ErrorKind::UnexpectedEof.into();
                 return Ok(not_opened(client, End::Client(error)));
             }
-            opened = self.open(peer, &received) => opened,
         };
         let opened = opened.inspect_err(|_| client.reset_on_close());
         // The guard counts the connection at its endpoint.
@@ -270,8 +274,14 @@ impl TcpBalance {
     }
 
     /// Connects to a server, and sends it the PROXY header and `received`.
-    async fn open(&self, peer: &Peer, received: &[u8]) -> Result<Connected, TcpError> {
-        let mut connected = self.connect(peer).await.inspect_err(|_| self.count_failed())?;
+    async fn open(
+        &self,
+        peer: &Peer,
+        received: &[u8],
+        connecting: &Connecting,
+    ) -> Result<Connected, TcpError> {
+        let connected = self.connect(peer, connecting).await;
+        let mut connected = connected.inspect_err(|_| self.count_failed())?;
         let mut first = BytesMut::new();
         if let Some(version) = self.0.proxy_protocol {
             proxy::encode(version, addresses(peer).as_ref(), &mut first);
@@ -286,10 +296,11 @@ impl TcpBalance {
     }
 
     /// Connects to the server that the policy picks, or to another if that fails.
-    async fn connect(&self, peer: &Peer) -> Result<Connected, TcpError> {
+    async fn connect(&self, peer: &Peer, connecting: &Connecting) -> Result<Connected, TcpError> {
         let mut targets = self.0.targets.clone();
         let mut request = Request::new(Body::empty());
         request.extensions_mut().insert(peer.clone());
+        request.extensions_mut().insert(connecting.clone());
         let ready = poll_fn(|cx| Service::<Request<Body>>::poll_ready(&mut targets, cx)).await;
         ready.map_err(TcpError::NoServer)?;
         let response = targets.call(request).await.map_err(TcpError::NoServer)?;
@@ -301,6 +312,14 @@ impl TcpBalance {
 fn not_opened(mut client: Stream, end: End) -> Transferred {
     client.reset_on_close();
     Transferred { sent: 0, received: 0, end }
+}
+
+/// Waits until the client has ended its sending half in the queue. Does not end once a server is being connected to.
+async fn wait_for_close_in_queue(client: &Stream, connecting: &Connecting) {
+    client.wait_for_eof().await;
+    if connecting.is_set() {
+        pending().await
+    }
 }
 
 /// Waits until the drain aborts its connections.

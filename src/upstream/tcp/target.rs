@@ -5,7 +5,10 @@ use std::{
     future::Future,
     io,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -92,6 +95,16 @@ pub(super) struct Connected {
     pub(super) guard: Body,
 }
 
+/// Whether a server was picked for a request and is being connected to. An extension of the request.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Connecting(Arc<AtomicBool>);
+
+impl Connecting {
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+}
+
 /// The connection in the extensions of a response, from which it is taken once.
 #[derive(Clone)]
 struct Carried(Arc<Mutex<Option<Stream>>>);
@@ -117,6 +130,9 @@ impl<B: HttpBody> Service<Request<B>> for TcpTarget {
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
         let (target, request) = (self.0.clone(), request.map(Body::new));
+        if let Some(connecting) = request.extensions().get::<Connecting>() {
+            connecting.0.store(true, Relaxed);
+        }
         ResponseFuture(Box::pin(async move {
             let deadline = request.extensions().get::<Deadline>();
             let left = deadline.map(|at| at.0.saturating_duration_since(clock::now()));

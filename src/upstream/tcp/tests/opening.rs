@@ -83,6 +83,30 @@ async fn client_that_ends_its_sending_half_after_a_byte_still_gets_a_server() {
     front.stop().await;
 }
 
+#[tokio::test]
+async fn client_that_ends_its_sending_half_at_once_reads_what_a_free_server_sends() {
+    let (listener, addr) = server().await;
+    let front = start(TcpBalance::builder([addr])).await;
+    let mut client = front.connect().await;
+    client.shutdown().await.unwrap();
+    let (mut server, _) = within(listener.accept()).await.unwrap();
+    server.write_all(b"220 ready").await.unwrap();
+    drop(server);
+    assert_eq!(read_all(&mut client).await, b"220 ready");
+    front.stop().await;
+}
+
+#[tokio::test]
+async fn client_that_ends_its_sending_half_keeps_the_server_that_is_being_connected_to() {
+    let (servers, _sockets) = hanging();
+    let balance = TcpBalance::builder(&servers[..1]).build().unwrap();
+    let (client, mut remote) = pair().await;
+    remote.shutdown().await.unwrap();
+    pause();
+    let result = balance.forward(client, &Peer::memory(), b"", DrainWatch::never()).await;
+    assert!(matches!(result, Err(TcpError::NoServer(_))), "{result:?}");
+}
+
 /// Returns the addresses of 200 servers that do not answer: one listener whose queue is full, and what fills it.
 fn hanging() -> (Vec<String>, [socket2::Socket; 2]) {
     let socket = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
