@@ -18,6 +18,10 @@ const MAX_SECS: u64 = i16::MAX as u64;
 const MAX_PROBES: u32 = i8::MAX as u32;
 const MAX_USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
 
+/// The time after which Linux stops to repeat data that is not acknowledged, without a user timeout: `tcp_retries2` is 15
+/// (tcp(7)).
+const RETRANSMISSION_LIMIT: Duration = Duration::from_secs(924);
+
 /// TCP keep-alive (RFC 9293 section 3.8.4): the kernel sends probes on a connection on which nothing arrives, and fails it
 /// if they are not answered.
 ///
@@ -89,11 +93,13 @@ impl KeepAlive {
     /// Sets the time after which a connection fails whose peer does not acknowledge sent data (`TCP_USER_TIMEOUT`, RFC
     /// 9293 section 3.9.1). The resolution is 1 ms, and at least that. Defaults to none, except for the connections of
     /// HTTP/2 to a server: requests share them, so that their own timeouts do not end the connection. There it is the time
-    /// after which probes fail a connection, 30 s.
+    /// after which probes fail a connection, 30 s, if that is less than about 15 minutes: a longer one would only delay the
+    /// end.
     ///
     /// In Linux it also fails a connection whose peer is there but does not read, if data waits to be sent for so long: an
     /// application may have a reason to read nothing of an upload for a while. And it replaces the number of probes: an idle
-    /// connection fails when nothing has arrived for this time (tcp(7)).
+    /// connection fails when nothing has arrived for this time and at least one probe was not answered. Without probes, an
+    /// idle connection never fails by it (tcp(7)).
     #[must_use]
     pub fn user_timeout(mut self, timeout: Duration) -> Self {
         self.user_timeout = Some(timeout);
@@ -104,27 +110,29 @@ impl KeepAlive {
     #[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "for connections to servers"))]
     pub(crate) fn with_default_user_timeout(mut self) -> Self {
         if self.user_timeout.is_none() && self.probes > 0 {
-            let probing = self.interval.saturating_mul(self.probes);
-            self.user_timeout = Some(self.idle.saturating_add(probing));
+            let probing = whole_seconds(self.interval) * self.probes.min(MAX_PROBES);
+            let timeout = whole_seconds(self.idle) + probing;
+            self.user_timeout = Some(timeout).filter(|timeout| *timeout < RETRANSMISSION_LIMIT);
         }
         self
     }
 
-    /// Sets the options of a TCP socket.
+    /// Sets the options of a TCP socket, also those that are off.
     pub(super) fn apply(&self, socket: &impl AsFd) {
         let socket = SockRef::from(socket);
         // Best effort: a connection without them is usable. Linux refuses none of these values.
-        if self.probes > 0 {
+        let _ = if self.probes > 0 {
             let options = TcpKeepalive::new()
                 .with_time(whole_seconds(self.idle))
                 .with_interval(whole_seconds(self.interval))
                 .with_retries(self.probes.min(MAX_PROBES));
-            let _ = socket.set_tcp_keepalive(&options);
-        }
-        if let Some(timeout) = self.user_timeout {
-            let timeout = timeout.clamp(Duration::from_millis(1), MAX_USER_TIMEOUT);
-            let _ = socket.set_tcp_user_timeout(Some(timeout));
-        }
+            socket.set_tcp_keepalive(&options)
+        } else {
+            socket.set_keepalive(false)
+        };
+        let timeout = self.user_timeout;
+        let timeout = timeout.map(|t| t.clamp(Duration::from_millis(1), MAX_USER_TIMEOUT));
+        let _ = socket.set_tcp_user_timeout(timeout);
     }
 }
 
@@ -148,12 +156,22 @@ mod tests {
 
     const SEC: Duration = Duration::from_secs(1);
 
-    /// Applies options to a socket. Returns its idle time, interval and probes, if it has keep-alive, and its user timeout.
-    fn applied(options: KeepAlive) -> (Option<(Duration, Duration, u32)>, Option<Duration>) {
+    type Applied = (Option<(Duration, Duration, u32)>, Option<Duration>);
+
+    fn stream() -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        options.apply(&stream);
-        let socket = SockRef::from(&stream);
+        TcpStream::connect(listener.local_addr().unwrap()).unwrap()
+    }
+
+    /// Applies options to a new socket.
+    fn applied(options: KeepAlive) -> Applied {
+        apply(options, &stream())
+    }
+
+    /// Applies options to a socket. Returns its idle time, interval and probes, if it has keep-alive, and its user timeout.
+    fn apply(options: KeepAlive, stream: &TcpStream) -> Applied {
+        options.apply(stream);
+        let socket = SockRef::from(stream);
         let probing = socket.keepalive().unwrap().then(|| {
             let interval = socket.tcp_keepalive_interval().unwrap();
             let probes = socket.tcp_keepalive_retries().unwrap();
@@ -170,6 +188,13 @@ mod tests {
         assert_eq!(applied(own), (Some((7 * SEC, 2 * SEC, 4)), Some(9 * SEC)));
         assert_eq!(applied(default.probes(0)), (None, None));
         assert_eq!(applied(default.probes(0).user_timeout(SEC)), (None, Some(SEC)));
+    }
+
+    #[test]
+    fn options_of_a_socket_can_be_set_to_off() {
+        let (stream, on) = (stream(), KeepAlive::new().user_timeout(SEC));
+        assert_eq!(apply(on, &stream), (Some((15 * SEC, 5 * SEC, 3)), Some(SEC)));
+        assert_eq!(apply(KeepAlive::new().probes(0), &stream), (None, None));
     }
 
     #[test]
@@ -193,7 +218,14 @@ mod tests {
         assert_eq!(own.with_default_user_timeout(), own);
         let off = default.probes(0);
         assert_eq!(off.with_default_user_timeout(), off);
-        let most = default.interval(Duration::MAX).probes(u32::MAX);
-        assert_eq!(most.with_default_user_timeout().user_timeout, Some(Duration::MAX));
+        // As the kernel rounds them.
+        let least = default.idle(Duration::ZERO).interval(Duration::ZERO).probes(1);
+        assert_eq!(least.with_default_user_timeout().user_timeout, Some(2 * SEC));
+        // A longer one than the kernel's own limit would only delay the end.
+        let long = default.idle(908 * SEC);
+        assert_eq!(long.with_default_user_timeout().user_timeout, Some(923 * SEC));
+        for longer in [default.idle(909 * SEC), default.interval(Duration::MAX).probes(u32::MAX)] {
+            assert_eq!(longer.with_default_user_timeout(), longer);
+        }
     }
 }
