@@ -109,8 +109,9 @@ impl ConnectLayer {
         self
     }
 
-    /// Sets the options of TCP keep-alive to the destinations, by which a tunnel to a host that has vanished fails. Defaults
-    /// to [`KeepAlive::new`], after 30 s.
+    /// Sets the options of TCP keep-alive to the destinations. Defaults to [`KeepAlive::new`], by which a tunnel to a host
+    /// that has vanished fails after 30 s. If that host has not acknowledged sent data, TCP sends no probes: the idle timeout
+    /// of tunnels ends it, or a shorter [`KeepAlive::user_timeout`].
     #[must_use]
     pub fn keep_alive(mut self, options: KeepAlive) -> Self {
         self.keep_alive = options;

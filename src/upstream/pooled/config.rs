@@ -165,8 +165,12 @@ impl PoolConfig {
         self
     }
 
-    /// Sets the options of TCP keep-alive, by which connections to a server that has vanished fail, idle or not. Defaults to
-    /// [`KeepAlive::new`]: after 30 s.
+    /// Sets the options of TCP keep-alive. Defaults to [`KeepAlive::new`]: a connection to a server whose host has vanished
+    /// fails after 30 s, whether it is idle or awaits a response.
+    ///
+    /// That does not hold while the server has not acknowledged sent data, for which TCP sends no probes. Over HTTP/2 the
+    /// [`user_timeout`](KeepAlive::user_timeout), 30 s, fails the connection. Over HTTP/1.1 there is none by default: the
+    /// timeouts of the request end it, or else the kernel after about 15 minutes.
     #[must_use]
     pub fn keep_alive(mut self, options: KeepAlive) -> Self {
         self.keep_alive = options;

@@ -107,8 +107,9 @@ impl TcpBalanceBuilder {
         self
     }
 
-    /// Sets the options of TCP keep-alive to the servers, by which a connection to a server that has vanished fails.
-    /// Default: [`KeepAlive::new`], after 30 s.
+    /// Sets the options of TCP keep-alive to the servers. Default: [`KeepAlive::new`], by which a connection to a server
+    /// whose host has vanished fails after 30 s. If that server has not acknowledged sent data, TCP sends no probes: the
+    /// [`idle_timeout`](Self::idle_timeout) ends the connection, or a shorter [`KeepAlive::user_timeout`].
     pub fn keep_alive(mut self, options: KeepAlive) -> Self {
         self.template.keep_alive = options;
         self
