@@ -7,6 +7,8 @@ mod exchange;
 mod idle_limit;
 mod pool;
 mod reaper;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io,
@@ -151,8 +153,11 @@ impl<P: Protocol> Evict for Server<P> {
 fn attempt_error<P: Protocol>(error: ExchangeError<P::Core>, is_reused: bool) -> AttemptError {
     let ExchangeError { cause, delivery, request, .. } = error;
     let kind = match &cause {
-        // The kernel has failed the connection, since the server's host has vanished.
-        Cause::Io(error) if is_host_lost(error) => AttemptErrorKind::ConnectionLost,
+        // The kernel has failed the connection, since the server's host has vanished. If nothing was sent, the connection
+        // had failed while it was idle, and the server may be back.
+        Cause::Io(error) if delivery != Delivery::NotSent && is_host_lost(error) => {
+            AttemptErrorKind::ConnectionLost
+        }
         // RFC 9112 section 9.3.1: a server may close an idle connection while a request is being sent. After the
         // first byte of a response it was not idle.
         Cause::Io(_) | Cause::Closed if is_reused && delivery != Delivery::Answered => {

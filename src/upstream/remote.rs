@@ -21,7 +21,8 @@ use std::{
 use http::{Request, Response, header::HOST};
 use tower_service::Service;
 
-use self::{http1::Http1, options::Options};
+pub(super) use self::http1::Http1;
+use self::options::Options;
 use super::{
     connector::Connector,
     endpoint::{Endpoint, EndpointKey},
