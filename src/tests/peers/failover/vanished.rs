@@ -150,6 +150,8 @@ fn tcp_balance_resets_client_of_a_server_that_vanished() {
             client.write_all(b"x").await.unwrap();
             let mut server = listener.accept().await.unwrap().0;
             assert_eq!(server.read_u8().await.unwrap(), b'x');
+            // While the byte is not acknowledged, it is repeated, and there are no probes.
+            until(|unsent| unsent == ["00000000"]).await;
             vanish();
             let end = client.read_u8().await.unwrap_err();
             assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
