@@ -62,6 +62,9 @@ impl BalanceBuilder {
 
     /// Sets the queue for requests while all endpoints are at their [limits](Endpoint::limits). Default: none, and a
     /// request fails at once with [`QueueError::Full`](crate::upstream::QueueError), which becomes 503.
+    ///
+    /// Requests do not overtake others of the same or a higher priority. So one that is sent again, and waits for an endpoint
+    /// where it was not tried, keeps those behind it from other endpoints, at most until its timeout in the queue.
     pub const fn queue(mut self, options: QueueOptions) -> Self {
         self.queue = options;
         self
