@@ -142,6 +142,13 @@ impl<I> WireState<I> {
         [progress.head_deadline(head), write].into_iter().flatten().min()
     }
 
+    /// Returns the time since which written data waits for the socket. `None` while none waits.
+    pub(super) fn waits_since(&self) -> Option<Instant> {
+        let state = self.lock();
+        let reader = state.progress.as_ref()?.reader.as_ref();
+        reader.map(SlowReader::began)
+    }
+
     /// Returns the last progress of a client for which a write waits. `None` while no write waits.
     pub(super) fn last_progress(&self) -> Option<Instant> {
         let state = self.lock();

@@ -117,6 +117,12 @@ impl SlowReader {
             .min()
     }
 
+    /// Returns the time of the first write that had to wait for the peer.
+    #[cfg(feature = "h2")]
+    pub(in crate::conn) fn began(&self) -> Instant {
+        self.began
+    }
+
     /// Returns the time at which the peer was last seen to have taken data, or the beginning.
     #[cfg(feature = "h2")]
     pub(in crate::conn) fn last_progress(&self) -> Instant {

@@ -72,3 +72,41 @@ async fn response_whose_window_was_shrunk_is_complete_after_updates() {
     let (took, received) = shrink(Some(300)).await;
     assert_eq!(received, 1000, "{took:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn response_of_small_frames_waits_for_a_socket_that_another_response_fills() {
+    let is_first = AtomicBool::new(true);
+    let app = tower::service_fn(move |_: Request| {
+        let body = if is_first.swap(false, Ordering::Relaxed) {
+            Body::from(vec![b'x'; 8 << 20])
+        } else {
+            let pieces = vec![Ok::<_, Infallible>(Bytes::from_static(&[b'x'; 100])); 200];
+            Body::from_stream(tokio_stream::iter(pieces))
+        };
+        async move { Ok::<_, Infallible>(Response::new(body)) }
+    });
+    let config = Config::new().write_rate(MinRate::new(240, 120 * SECOND));
+    let mut served = serve(app, config);
+    let mut raw = Raw::begin(&mut served, &[(4, 1 << 24)]).await; // SETTINGS_INITIAL_WINDOW_SIZE
+    raw.write(&frame(WINDOW_UPDATE, 0, 0, &(1u32 << 24).to_be_bytes())).await;
+    for stream in [1, 3] {
+        raw.write(&frame(HEADERS, END_STREAM | END_HEADERS, stream, GET)).await;
+        sleep(SECOND).await;
+    }
+    // The client takes 8 KiB each second, of which 50 bytes are of the second response.
+    let (began, mut received) = (Instant::now(), 0);
+    loop {
+        let next = raw.next().await.expect("the connection stays");
+        match (next.stream, next.kind) {
+            (1, DATA) => sleep(2 * SECOND).await,
+            (3, DATA) => received += next.payload.len(),
+            (3, RST_STREAM) => panic!("reset after {received} bytes, {:?}", began.elapsed()),
+            _ => {}
+        }
+        if next.stream == 3 && next.flags & END_STREAM != 0 {
+            break;
+        }
+    }
+    assert_eq!(received, 200 * 100);
+    assert!(began.elapsed() > 360 * SECOND, "it outlasts the grace: {:?}", began.elapsed());
+}

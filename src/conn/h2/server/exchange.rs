@@ -140,11 +140,20 @@ impl Exchange {
         self.respond.stream_id().as_u32()
     }
 
-    /// Records written data. Returns whether the exchange has ended.
-    pub(super) fn record_sent(&mut self, shared: &Shared, sent: &Sent, now: Instant) -> bool {
+    /// Records written data. `socket_wait` is the time since which data of the connection waited for the socket before.
+    /// Returns whether the exchange has ended.
+    pub(super) fn record_sent(
+        &mut self,
+        shared: &Shared,
+        sent: &Sent,
+        now: Instant,
+        socket_wait: Option<Instant>,
+    ) -> bool {
         match &mut self.stage {
             Stage::Respond(outgoing) => outgoing.record_progress(now),
-            Stage::Queued(queued) => queued.record_sent(shared.config.write_rate, now, sent.data),
+            Stage::Queued(queued) => {
+                queued.record_sent(shared.config.write_rate, now, socket_wait, sent.data);
+            }
             Stage::Admit(..)
             | Stage::Called(..)
             | Stage::Answered(_)

@@ -22,10 +22,12 @@ where
     pub(super) fn flush(&mut self, now: Instant) -> Result<(), io::Result<()>> {
         // A socket has one waker for writes, which `h2` uses too.
         let mut cx = Context::from_waker(self.connection_waker.waker());
+        let before = self.wire.waits_since(); // a complete flush ends the wait of the frames that it has written
         let flushed = self.wire.poll_flush(&mut cx);
+        let socket_wait = before.or_else(|| self.wire.waits_since());
         let mut written = self.wire.take_sent(std::mem::take(&mut self.sent));
         for sent in &written {
-            self.record_sent(sent, now);
+            self.record_sent(sent, now, socket_wait);
         }
         written.clear();
         self.sent = written;
@@ -36,10 +38,10 @@ where
         }
     }
 
-    fn record_sent(&mut self, sent: &Sent, now: Instant) {
+    fn record_sent(&mut self, sent: &Sent, now: Instant, socket_wait: Option<Instant>) {
         let Some(key) = self.streams.find(sent.stream) else { return };
         let Some(stream) = self.streams.get(key) else { return };
-        let has_ended = stream.exchange.record_sent(&self.shared, sent, now);
+        let has_ended = stream.exchange.record_sent(&self.shared, sent, now, socket_wait);
         stream.count(has_ended, &mut self.holding);
         if stream.exchange.is_discarding() {
             stream.waker.wake(); // for its deadline

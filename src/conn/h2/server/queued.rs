@@ -22,8 +22,18 @@ impl Queued {
         Self { stream, since: now, meter: RateMeter::start(rate, now) }
     }
 
-    /// Records that `len` bytes of the response were written.
-    pub(super) fn record_sent(&mut self, rate: MinRate, now: Instant, len: usize) {
+    /// Records that `len` bytes of the response were written. Until then data of the connection waited for the socket,
+    /// since `socket_wait` if it did: that time does not count for the rate, since `h2` sends frames of all streams in turn.
+    pub(super) fn record_sent(
+        &mut self,
+        rate: MinRate,
+        now: Instant,
+        socket_wait: Option<Instant>,
+        len: usize,
+    ) {
+        if let Some(began) = socket_wait {
+            self.meter.extend(now.saturating_duration_since(began.max(self.since)));
+        }
         self.since = now;
         self.meter.record(rate, now, len as u64);
     }
