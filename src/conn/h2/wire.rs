@@ -202,7 +202,10 @@ impl Progress {
             None if self.is_write_pending => self.begin_wait(io),
             Some(reader) if written > 0 => {
                 reader.add_accepted(written as u64);
-                reader.update(io, clock::now(), self.rate);
+                // An update is a system call. After a complete write the one of the deadline is early enough.
+                if self.is_write_pending {
+                    reader.update(io, clock::now(), self.rate);
+                }
             }
             _ => {}
         }
@@ -416,5 +419,55 @@ mod tests {
         assert!(!is_too_slow());
         advance(6 * SEC).await;
         assert!(is_too_slow());
+    }
+
+    /// A stream that accepts writes and never flushes them, as TLS can, with the number of looks at its send queue.
+    struct Unflushed(Arc<AtomicU64>);
+
+    impl Io for Unflushed {
+        fn send_queue_len(&self) -> Option<u64> {
+            Some(self.0.fetch_add(1, Relaxed))
+        }
+    }
+
+    impl AsyncRead for Unflushed {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Unflushed {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn complete_write_does_not_look_at_the_send_queue() {
+        let looks = Arc::new(AtomicU64::new(0));
+        let (rate, limits) = (MinRate::NONE, FrameLimits::default());
+        let mut wire = Wire::of_client(Unflushed(looks.clone()), BytesMut::new(), rate, limits);
+        let (state, mut cx) = (wire.state(), Context::from_waker(Waker::noop()));
+        for _ in 0..100 {
+            assert!(Pin::new(&mut wire).poll_write(&mut cx, b"frame").is_ready());
+            assert!(state.poll_flush(&mut cx).is_pending());
+        }
+        assert_eq!(looks.load(Relaxed), 1, "at the beginning of the wait");
     }
 }
