@@ -65,6 +65,8 @@
 //! | [`WorkersFailed`] | `Overloaded` | arrived while no worker could be started, and was not run |
 //! | [`Cause`](crate::conn::h1::client::Cause) | `BadGateway` | was sent to a worker process that ended, or whose response is not HTTP |
 //! | [`GateError`] | `BadGateway` | was sent to a worker of [`wsgi`] that ended or violated the protocol |
+//! | [`io::Error`](std::io::Error) | `Overloaded` | needs a connection or a pipe to a worker process, and this process has no free descriptor; was not run |
+//! | [`io::Error`](std::io::Error) | `BadGateway` | was answered with a file by a worker of [`wsgi`], and this process has no free descriptor for it |
 //! | [`ApplicationError`] | `Internal` | made a Python application raise an exception, or return an invalid response |
 //!
 //! ```

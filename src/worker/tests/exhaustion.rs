@@ -194,8 +194,8 @@ async fn send_stream_without_descriptors(_: Lines) {
 
 #[test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
-fn file_of_an_application_without_descriptors_is_overload_and_keeps_the_worker() {
-    let test = "file_of_an_application_without_descriptors_is_overload_and_keeps_the_worker";
+fn file_of_an_application_without_descriptors_is_bad_gateway_and_keeps_the_worker() {
+    let test = "file_of_an_application_without_descriptors_is_bad_gateway_and_keeps_the_worker";
     run(test, receive_file_without_descriptors);
 }
 
@@ -204,7 +204,11 @@ async fn receive_file_without_descriptors(_: Lines) {
     let limit = getrlimit(Resource::Nofile).current;
     set_soft_limit(Resource::Nofile, Some(3));
     for _ in 0..3 {
-        assert_eq!(kind(&site.get("/file").await.unwrap_err()), Kind::Overloaded);
+        // The application has run: 503 would invite the client to repeat the request.
+        assert_eq!(kind(&site.get("/file").await.unwrap_err()), Kind::BadGateway);
+        let head = Request::head("/file").body(Body::empty()).unwrap();
+        let response = site.call(head).await.unwrap();
+        assert_eq!(response.headers()["content-length"], "10");
     }
     set_soft_limit(Resource::Nofile, limit);
     assert_eq!(collect(site.get("/file").await.unwrap()).await, "5678901234");

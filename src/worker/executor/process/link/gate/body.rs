@@ -59,9 +59,10 @@ pub(super) fn respond(
             response(head, Body::new(body))
         }),
         Reply::File { head, offset, length, .. } => {
-            // The worker has sent it, but this process has no free descriptor.
             let Some(file) = descriptor.map(File::from) else {
-                return Ok(Err(Error::new(Kind::Overloaded, io::Error::from(Errno::MFILE)).into()));
+                return Ok(head
+                    .map_err(bad_head)
+                    .and_then(|head| without_file(method, head, length)));
             };
             // Another kind of file could block its reader.
             if !file.metadata().is_ok_and(|meta| meta.is_file()) {
@@ -84,15 +85,29 @@ fn bad_head(error: crate::proto::gate::BadHead) -> BoxError {
     internal(ApplicationError::Head(error))
 }
 
+/// Creates a response whose file this process could not receive, since it has no free descriptor.
+fn without_file(method: &Method, mut head: Head, length: u64) -> Answer {
+    if !has_no_body(method, head.status) {
+        // The application has run, so the response must not invite the client to repeat the request.
+        return Err(Error::new(Kind::BadGateway, io::Error::from(Errno::MFILE)).into());
+    }
+    set_length_of_get(method, &mut head, length);
+    Ok(response(head, Body::empty()))
+}
+
+/// Sets the length that a response to a GET would have (RFC 9110 section 8.6).
+fn set_length_of_get(method: &Method, head: &mut Head, length: u64) {
+    if *method == Method::HEAD && head.length.is_none() && length > 0 {
+        head.headers.insert(http::header::CONTENT_LENGTH, length.into());
+    }
+}
+
 /// Creates a response with its complete body.
 fn complete(method: &Method, mut head: Head, body: impl Into<Body>) -> Answer {
     let body = body.into();
     let actual = body.len().unwrap_or_default();
     if has_no_body(method, head.status) {
-        // RFC 9110 section 8.6: the length that a response to a GET would have.
-        if *method == Method::HEAD && head.length.is_none() && actual > 0 {
-            head.headers.insert(http::header::CONTENT_LENGTH, actual.into());
-        }
+        set_length_of_get(method, &mut head, actual);
         return Ok(response(head, Body::empty()));
     }
     match head.length {
