@@ -1,18 +1,22 @@
 """The application that an ASGI server runs, with the WebSocket of the chat."""
+import logging
 import os
 
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mysite.settings")
-http = get_asgi_application()  # before the imports below, which need the settings
+http = get_asgi_application()  # before the import below, which needs the settings
 
-from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
-from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
-from channels.sessions import SessionMiddlewareStack  # noqa: E402
-from django.urls import path  # noqa: E402
+try:
+    from .sockets import websocket
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] != "channels":
+        raise
+    logging.getLogger(__name__).warning("no WebSockets: install channels, which requirements.txt names")
 
-from guests.chat import Chat  # noqa: E402
+    async def websocket(scope, receive, send):
+        await send({"type": "websocket.close"})
 
-# A page of another site could open a WebSocket with the visitor's cookies, so its origin is checked.
-websocket = AllowedHostsOriginValidator(SessionMiddlewareStack(URLRouter([path("chat/", Chat.as_asgi())])))
-application = ProtocolTypeRouter({"http": http, "websocket": websocket})
+
+async def application(scope, receive, send):
+    await (websocket if scope["type"] == "websocket" else http)(scope, receive, send)

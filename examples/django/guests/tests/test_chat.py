@@ -20,10 +20,10 @@ class AsgiFront(FrontThread):
 class ChatTest(LiveServerTestCase):
     server_thread_class = AsgiFront
 
-    def connect(self, **headers):
+    def connect(self, path="/chat/", **headers):
         from websockets.sync.client import connect
 
-        url = self.live_server_url.replace("http", "ws") + "/chat/"
+        url = self.live_server_url.replace("http", "ws") + path
         headers.setdefault("Origin", self.live_server_url)
         return self.enterContext(connect(url, additional_headers=headers, open_timeout=PATIENCE))
 
@@ -38,9 +38,17 @@ class ChatTest(LiveServerTestCase):
             for socket in (first, second):
                 self.assertEqual(json.loads(socket.recv(PATIENCE)), {"name": name, "text": text})
 
-    def test_page_of_another_site_is_refused(self):
+    def test_page_of_another_site_and_path_without_a_chat_are_refused(self):
         from websockets.exceptions import InvalidStatus
 
-        with self.assertRaises(InvalidStatus) as refused:
-            self.connect(Origin="http://other.example")
+        port = int(self.live_server_url.rpartition(":")[2])
+        for origin in ["http://other.example", f"http://localhost:{port % 65535 + 1}", "http://[", "null"]:
+            self.assertRefused(origin, InvalidStatus, Origin=origin)
+        self.assertRefused("path", InvalidStatus, path="/other/")
+        log = "".join(self.server_thread.log)
+        self.assertNotIn("Traceback", log)
+
+    def assertRefused(self, case, error, **request):
+        with self.subTest(case), self.assertRaises(error) as refused:
+            self.connect(**request)
         self.assertEqual(refused.exception.response.status_code, 403)
