@@ -6,13 +6,16 @@ use socket2::{Domain, SockRef, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinHandle,
+    time::timeout,
 };
+use tokio_rustls::client::TlsStream;
 
 use super::*;
 use crate::{
     conn::{Config, Connection, Transport},
-    net::{DrainWatch, Stream},
+    net::{DrainWatch, Io, Stream},
     peer::Peer,
+    proto::h2::PREFACE,
 };
 
 /// Connects by sockets with small buffers, and segments of 1,448 bytes as on Ethernet. Returns the client's end and the
@@ -30,15 +33,18 @@ async fn connect() -> (TcpStream, TcpStream) {
     (TcpStream::from_std(client.into()).unwrap(), server)
 }
 
-/// Serves `body` to a client over TLS. Returns the client, which has read the head of the response, and the server's
-/// connection.
-async fn serve(
+/// Serves `body` on `far` to a client over TLS on `near`. Returns the client and the server's connection.
+async fn serve_on<I, F>(
     protocol: &str,
+    (near, far): (I, F),
     body: impl Fn() -> Body + Send + 'static,
-) -> (Box<dyn Any>, JoinHandle<std::io::Result<()>>) {
+) -> (TlsStream<I>, JoinHandle<std::io::Result<()>>)
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+    F: Io + 'static,
+{
     let ca = Authority::new();
     let (chain, key) = ca.issue("a", &["a.example"]);
-    let (near, far) = connect().await;
     let body = Arc::new(Mutex::new(body));
     let app = service_fn(move |_: Request| {
         let body = body.lock().unwrap()();
@@ -48,9 +54,19 @@ async fn serve(
         .tls(Server::pem_files(chain, key).unwrap())
         .write_timeout(WRITE_TIMEOUT)
         .write_rate(MinRate::NONE);
-    let transport = Transport::new(Stream::from(far), Peer::memory(), DrainWatch::never());
+    let transport = Transport::new(far, Peer::memory(), DrainWatch::never());
     let server = tokio::spawn(Connection::new(transport, app, Arc::new(config)));
-    let client = secure(&ca, protocol, near).await;
+    (secure(&ca, protocol, near).await, server)
+}
+
+/// Serves `body` to a client over TLS. Returns the client, which has read the head of the response, and the server's
+/// connection.
+async fn serve(
+    protocol: &str,
+    body: impl Fn() -> Body + Send + 'static,
+) -> (Box<dyn Any>, JoinHandle<std::io::Result<()>>) {
+    let (near, far) = connect().await;
+    let (client, server) = serve_on(protocol, (near, Stream::from(far)), body).await;
     (request(protocol, client).await, server)
 }
 
@@ -68,12 +84,36 @@ async fn stopped_client_is_not_kept_by_events_that_tls_accepts() {
         };
         let (_client, server) = serve(protocol, events).await;
         pause();
-        let began = Instant::now();
-        let error = server.await.unwrap().unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::TimedOut, "{protocol}");
         // The sockets take less than 30 events. TLS would take 60 more.
-        let took = began.elapsed();
-        assert!(took < 30 * 10 * SECOND + 2 * WRITE_TIMEOUT, "{protocol}: {took:?}");
+        let ended = timeout(30 * 10 * SECOND + 2 * WRITE_TIMEOUT, server).await;
+        let error = ended.expect("the client is kept").unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{protocol}");
         resume();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn client_that_reads_a_tls_stream_slowly_is_kept_until_it_stops() {
+    let h2 = [
+        PREFACE,
+        b"\0\0\x06\x04\0\0\0\0\0\0\x04\x01\0\0\0", // SETTINGS_INITIAL_WINDOW_SIZE of 16 MiB
+        b"\0\0\x04\x08\0\0\0\0\0\x01\0\0\0",       // the same for the connection
+        b"\0\0\x06\x01\x05\0\0\0\x01\x82\x87\x84\x41\x01a", // GET https://a/
+    ];
+    for (protocol, get) in [("http/1.1", GET.to_vec()), ("h2", h2.concat())] {
+        let (near, far) = tokio::io::duplex(8 << 10);
+        let body = || Body::from(vec![b'x'; 1 << 20]);
+        let (mut client, server) = serve_on(protocol, (near, far), body).await;
+        client.write_all(&get).await.unwrap();
+        client.flush().await.unwrap();
+        let mut raw = client.into_inner().0;
+        for second in (0..20 * WRITE_TIMEOUT.as_secs()).step_by(10) {
+            raw.read_exact(&mut [0; 1000]).await.unwrap();
+            sleep(10 * SECOND).await;
+            assert!(!server.is_finished(), "{protocol}: after {second} s");
+        }
+        let ended = timeout(2 * WRITE_TIMEOUT, server).await;
+        let error = ended.expect("the client is kept").unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{protocol}");
     }
 }
