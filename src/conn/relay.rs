@@ -127,6 +127,7 @@ impl<I: Io, C: Carrier<I>> Relay<I, C> {
         let is_registered = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
         if !is_registered {
             self.waker = Some(cx.waker().clone());
+            self.timer = None; // it would wake the task that has set it
         }
         let mut up = Poll::Pending;
         if !(is_registered && self.up.is_idle(&self.client)) {

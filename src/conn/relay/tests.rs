@@ -97,6 +97,19 @@ async fn relay_wakes_the_task_of_its_last_poll() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn relay_wakes_the_task_of_its_last_poll_at_its_idle_timeout() {
+    let tasks = [0, 1].map(|_| Arc::new(Task(Notify::new())));
+    let wakers = tasks.clone().map(Waker::from);
+    let (mut relay, _ends) = relay();
+    relay.limits.idle_timeout = Duration::from_secs(10);
+    let mut poll = |task: usize| relay.poll(&mut Context::from_waker(&wakers[task]));
+    assert!(poll(0).is_pending());
+    assert!(poll(1).is_pending());
+    within(tasks[1].0.notified()).await;
+    assert!(matches!(poll(1), Poll::Ready(End::Idle)));
+}
+
 #[tokio::test]
 async fn idle_direction_is_not_read_while_the_other_one_moves() {
     let task = Arc::new(Task(Notify::new()));
