@@ -115,3 +115,15 @@ async fn request_that_the_worker_has_not_read_is_taken_back_with_those_ahead() {
     assert!(matches!(pair.poll(current), Poll::Ready(None)));
     assert_eq!((pair.read(), pair.frames.request_in_progress()), (None, None));
 }
+
+#[tokio::test]
+async fn seventeenth_request_is_sent_ahead_only_after_the_worker_has_begun_one() {
+    let pair = Pair::new();
+    pair.begin();
+    let ahead: Vec<u32> = (0..16).map(|_| pair.send_ahead()).collect();
+    let now = pair.created_at;
+    assert_eq!(pair.frames.send_ahead(&Request::default(), now), None);
+    pair.frames.begin_ahead(ahead[0], now);
+    pair.send_ahead();
+    assert_eq!(pair.frames.send_ahead(&Request::default(), now), None);
+}
