@@ -1,7 +1,10 @@
 //! Tests of pools that run out of a resource of the system, each in a separate process.
 
+mod forks;
+
 use std::{
     env, fs,
+    io::{self, Seek},
     os::unix::{fs::PermissionsExt, process::CommandExt},
     process::{self, Stdio},
     sync::{
@@ -11,8 +14,10 @@ use std::{
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
     mount::{MountFlags, UnmountFlags, mount, unmount},
-    process::{Resource, Rlimit, Signal, getrlimit, setrlimit},
+    process::{Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open, setrlimit},
 };
 use tokio::{sync::mpsc, time::timeout};
 use tower::ServiceExt;
@@ -25,6 +30,9 @@ use super::{
     *,
 };
 use crate::{conn::testing::Lines, policy::backoff::Backoff};
+
+/// Maximum duration of a scenario. Its own waits end earlier.
+const SCENARIO_TIMEOUT: Duration = LONG.saturating_mul(3);
 
 /// Returns the command that runs one test of this program in a child process.
 fn in_role(test: &str) -> process::Command {
@@ -54,10 +62,34 @@ fn run_with<S: Future<Output = ()>>(
     }
     let mut command = in_role(test);
     options(&mut command);
-    let output = command.output().unwrap();
-    let [stdout, stderr] =
-        [output.stdout, output.stderr].map(|out| String::from_utf8(out).unwrap());
-    assert!(output.status.success(), "{stdout}{stderr}");
+    // Files, so that a full pipe blocks no output.
+    let mut outputs = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];
+    let [stdout, stderr] = outputs.each_ref().map(|file| file.try_clone().unwrap());
+    let mut child = command.stdout(stdout).stderr(stderr).spawn().unwrap();
+    let has_ended = ends_within(&child, SCENARIO_TIMEOUT);
+    if !has_ended {
+        child.kill().unwrap();
+    }
+    let status = child.wait().unwrap();
+    let [stdout, stderr] = outputs.each_mut().map(|file| {
+        file.rewind().unwrap();
+        io::read_to_string(file).unwrap()
+    });
+    assert!(has_ended, "it runs for more than {SCENARIO_TIMEOUT:?}: {stdout}{stderr}");
+    assert!(status.success(), "{stdout}{stderr}");
+}
+
+/// Waits until a process has ended, for at most this time. Returns whether it has.
+fn ends_within(child: &process::Child, limit: Duration) -> bool {
+    let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).unwrap();
+    let began = Instant::now();
+    loop {
+        let left = limit.saturating_sub(began.elapsed()).try_into().unwrap();
+        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)) {
+            Err(Errno::INTR) => {} // by SIGCHLD, for which other tests have a handler
+            ended => return ended.unwrap() == 1,
+        }
+    }
 }
 
 /// Waits for a line of the log.
@@ -213,66 +245,6 @@ async fn receive_file_without_descriptors(_: Lines) {
     set_soft_limit(Resource::Nofile, limit);
     assert_eq!(collect(site.get("/file").await.unwrap()).await, "5678901234");
     site.end().await;
-}
-
-#[test]
-#[cfg_attr(not(peer_python3), ignore = "needs python3")]
-fn worker_that_is_forked_with_the_last_descriptors_is_reaped() {
-    let test = "worker_that_is_forked_with_the_last_descriptors_is_reaped";
-    run(test, fork_with_the_last_descriptors);
-}
-
-async fn fork_with_the_last_descriptors(lines: Lines) {
-    let (on_ready, mut ready) = hook();
-    let site = Site::start_with(wsgi("application").workers(1).on_ready(on_ready));
-    let mut worker = next(&mut ready).await;
-    let (_, zygote) = state_and_parent(worker.pid).expect("it runs");
-    let limit = getrlimit(Resource::Nofile).current;
-    let failures = || {
-        let lines = lines.of("vestibule::worker");
-        lines.iter().filter(|line| line.contains("cannot start a worker")).count()
-    };
-    for room in 0..12 {
-        let is_free = |fd: &u64| !fs::exists(format!("/proc/self/fd/{fd}")).unwrap();
-        let first_above = (0..).filter(is_free).nth(room).unwrap();
-        let before = failures();
-        set_soft_limit(Resource::Nofile, Some(first_above));
-        kill(worker.pid, Signal::KILL);
-        let started = loop {
-            match ready.try_recv() {
-                Ok(worker) => break Some(worker),
-                Err(_) if failures() > before => break None,
-                Err(_) => tokio::task::yield_now().await,
-            }
-        };
-        set_soft_limit(Resource::Nofile, limit);
-        worker = match started {
-            Some(worker) => worker,
-            None => next(&mut ready).await,
-        };
-        // After several failures in succession, the pool would pause.
-        assert_eq!(text(&site.get("/").await.unwrap()), "/");
-    }
-    let all_reaped = async {
-        while processes().any(|pid| state_and_parent(pid) == Some(('Z', zygote))) {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(LONG / 6, all_reaped).await.expect("no ended worker is left");
-    site.end().await;
-}
-
-/// The ids of all processes.
-fn processes() -> impl Iterator<Item = u32> {
-    let entries = fs::read_dir("/proc").unwrap();
-    entries.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
-}
-
-/// The state of a process and its parent (proc(5)); `None` if it has been reaped.
-fn state_and_parent(pid: u32) -> Option<(char, u32)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
 #[test]

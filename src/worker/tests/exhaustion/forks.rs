@@ -1,0 +1,81 @@
+//! Tests of forks of workers without descriptors.
+
+use std::fs;
+
+use rustix::process::{Resource, Signal, getrlimit};
+use tokio::{sync::mpsc::error::TryRecvError, time::timeout};
+
+use super::{
+    super::{
+        super::*,
+        processes::{hook, kill, next},
+        python::Site,
+        *,
+    },
+    run, set_soft_limit,
+};
+use crate::conn::testing::Lines;
+
+#[test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+fn worker_that_is_forked_with_the_last_descriptors_is_reaped() {
+    let test = "forks::worker_that_is_forked_with_the_last_descriptors_is_reaped";
+    run(test, fork_with_the_last_descriptors);
+}
+
+async fn fork_with_the_last_descriptors(lines: Lines) {
+    let (on_ready, mut ready) = hook();
+    let site = Site::start_with(wsgi("application").workers(1).on_ready(on_ready));
+    let mut worker = next(&mut ready).await;
+    let (_, zygote) = state_and_parent(worker.pid).expect("it runs");
+    let limit = getrlimit(Resource::Nofile).current;
+    let failures = || {
+        let lines = lines.of("vestibule::worker");
+        lines.iter().filter(|line| line.contains("cannot start a worker")).count()
+    };
+    for room in 0..12 {
+        let is_free = |fd: &u64| !fs::exists(format!("/proc/self/fd/{fd}")).unwrap();
+        let first_above = (0..).filter(is_free).nth(room).unwrap();
+        let before = failures();
+        set_soft_limit(Resource::Nofile, Some(first_above));
+        kill(worker.pid, Signal::KILL);
+        let attempt = async {
+            loop {
+                match ready.try_recv() {
+                    Ok(worker) => return Some(worker),
+                    Err(TryRecvError::Disconnected) => panic!("the pool has ended"),
+                    Err(TryRecvError::Empty) if failures() > before => return None,
+                    Err(TryRecvError::Empty) => tokio::task::yield_now().await,
+                }
+            }
+        };
+        let started = timeout(LONG, attempt).await.expect("the worker is replaced, or that fails");
+        set_soft_limit(Resource::Nofile, limit);
+        worker = match started {
+            Some(worker) => worker,
+            None => next(&mut ready).await,
+        };
+        // After several failures in succession, the pool would pause.
+        assert_eq!(text(&site.get("/").await.unwrap()), "/");
+    }
+    let all_reaped = async {
+        while processes().any(|pid| state_and_parent(pid) == Some(('Z', zygote))) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LONG / 6, all_reaped).await.expect("no ended worker is left");
+    site.end().await;
+}
+
+/// The ids of all processes.
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").unwrap();
+    entries.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
+}
+
+/// The state of a process and its parent (proc(5)); `None` if it has been reaped.
+fn state_and_parent(pid: u32) -> Option<(char, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
