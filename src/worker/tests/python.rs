@@ -24,7 +24,7 @@ const APPLICATION: &str = include_str!("python/application.py");
 
 /// A pool of one worker, and the directory of its application.
 pub(super) struct Site {
-    dir: TempDir,
+    pub(super) dir: TempDir,
     pool: Processes,
 }
 
@@ -69,7 +69,7 @@ impl Site {
     }
 
     /// Waits until the application has created this file; returns its content.
-    async fn made(&self, name: &str) -> String {
+    pub(super) async fn made(&self, name: &str) -> String {
         let path = self.dir.path().join(name);
         let content = async {
             loop {

@@ -130,7 +130,14 @@ impl LaneGroup {
                 None => return Err("its process could not be started".into()),
             };
             let output = spawned.output.take();
-            let child = spawned.observe()?;
+            let forked = spawned.pid().zip(zygote.as_ref());
+            let child = match (spawned.observe(), forked) {
+                (Err(error), Some((pid, zygote))) => {
+                    zygote.reap(pid).await; // it was killed
+                    return Err(error.into());
+                }
+                (observed, _) => observed?,
+            };
             let (number, pid, generation) = (id.number(), child.pid(), id.generation());
             let facts = WorkerProcess { number, pid, generation };
             on_start(facts);

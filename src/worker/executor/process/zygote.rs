@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use rustix::io::Errno;
 use tokio::{
     sync::{Mutex, Notify, oneshot, watch},
     time::timeout,
@@ -84,7 +85,7 @@ impl Zygote {
         self.ended.borrow().is_some() || self.ended.has_changed().is_err()
     }
 
-    /// Stops the process, which did not become ready in time.
+    /// Stops the process.
     pub(super) fn discard(&self) {
         self.discarded.notify_one();
     }
@@ -93,7 +94,8 @@ impl Zygote {
     /// and reaped.
     ///
     /// # Errors
-    /// [`ExitedEarly`] if the process has ended, or the error of its fork.
+    /// [`ExitedEarly`] if the process has ended, or the error of its fork. If this process has no descriptor for the
+    /// worker, the process is stopped, and another one must be started.
     pub(super) async fn fork(self: &Arc<Self>, socket: OwnedFd) -> Result<Spawned, BoxError> {
         let (sender, receiver) = oneshot::channel();
         let zygote = self.clone();
@@ -123,13 +125,30 @@ impl Zygote {
         // The reply has a pidfd, and these may occupy the last descriptors. Without it the worker could not be reaped.
         drop((socket, their_stdout, their_stderr));
         sent?;
-        match self.receive().await? {
-            (Reply::Forked, Some(pidfd)) => {
-                Ok(Spawned::adopt(pidfd, [stdout.into(), stderr.into()])?)
+        let adopted = match self.receive().await? {
+            (Reply::Forked, Some(pidfd)) => Spawned::adopt(pidfd, [stdout.into(), stderr.into()]),
+            (Reply::Forked, None) => Err(Errno::MFILE.into()), // the kernel has dropped it
+            (Reply::NotForked { message }, _) => return Err(message.into()),
+            _ => return Err(GateError::from(Fault::Unsolicited).into()),
+        };
+        match adopted {
+            Ok(spawned) => Ok(spawned),
+            Err(error) => {
+                self.end_with_unknown_worker().await;
+                Err(format!("cannot observe a forked worker: {error}").into())
             }
-            (Reply::NotForked { message }, _) => Err(message.into()),
-            _ => Err(GateError::from(Fault::Unsolicited).into()),
         }
+    }
+
+    /// Stops the process, which has forked a worker of unknown id, and waits for its end. The worker exits when its socket
+    /// is closed, and only its parent could reap it, or init(8) after the end of its parent.
+    async fn end_with_unknown_worker(&self) {
+        tracing::warn!(
+            "the process that forks workers is stopped, since the id of a worker is unknown"
+        );
+        self.discard();
+        let mut ended = self.ended.clone();
+        let _ = ended.wait_for(Option::is_some).await; // an error: its runtime ends
     }
 
     /// Reaps a worker that has ended. The status is unknown if this process has ended too.
@@ -162,7 +181,8 @@ impl Zygote {
     }
 }
 
-/// Receives a reply of a process that forks workers; `None` if its socket is closed or broken.
+/// Receives a reply of a process that forks workers; `None` if its socket is closed or broken. Its descriptor is `None`
+/// also if the kernel has dropped it, since this process can open no more.
 pub(super) async fn receive(
     control: &SeqPacket,
 ) -> Result<Option<(Reply, Option<OwnedFd>)>, GateError> {
@@ -176,7 +196,7 @@ pub(super) async fn receive(
         _ => return Ok(None),
     };
     let reply = Reply::decode(Bytes::copy_from_slice(&buffer[..received.len]))?;
-    if reply.has_descriptor() != received.descriptor.is_some() {
+    if reply.has_descriptor() != received.has_descriptor() {
         return Err(Fault::Descriptor.into());
     }
     Ok(Some((reply, received.descriptor)))

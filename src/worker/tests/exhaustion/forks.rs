@@ -12,7 +12,7 @@ use super::{
         python::Site,
         *,
     },
-    run, set_soft_limit,
+    line, run, set_soft_limit,
 };
 use crate::conn::testing::Lines;
 
@@ -64,6 +64,44 @@ async fn fork_with_the_last_descriptors(lines: Lines) {
         }
     };
     timeout(LONG / 6, all_reaped).await.expect("no ended worker is left");
+    site.end().await;
+}
+
+#[test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+fn zygote_whose_worker_is_unknown_is_replaced() {
+    run("forks::zygote_whose_worker_is_unknown_is_replaced", lose_the_descriptor_of_a_worker);
+}
+
+async fn lose_the_descriptor_of_a_worker(lines: Lines) {
+    let (on_ready, mut ready) = hook();
+    let site = Site::start_with(wsgi("application").workers(1).on_ready(on_ready));
+    let worker = next(&mut ready).await;
+    let (_, zygote) = state_and_parent(worker.pid).expect("it runs");
+    fs::write(site.dir.path().join("hold-fork"), "").unwrap();
+    kill(worker.pid, Signal::KILL);
+    site.made("holding-fork").await;
+    // The zygote has the command to fork. Its reply has a pidfd.
+    let limit = getrlimit(Resource::Nofile).current;
+    set_soft_limit(Resource::Nofile, Some(3));
+    fs::remove_file(site.dir.path().join("holding-fork")).unwrap();
+    line(&lines, "worker", "cannot start a worker").await;
+    set_soft_limit(Resource::Nofile, limit);
+    let worker = next(&mut ready).await;
+    assert_eq!(text(&site.get("/").await.unwrap()), "/");
+    let (_, successor) = state_and_parent(worker.pid).expect("it runs");
+    assert_ne!(successor, zygote);
+    assert_eq!(state_and_parent(zygote), None, "it was reaped");
+    // The unknown worker has ended.
+    let is_of_site = |pid: &u32| {
+        fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|dir| dir == site.dir.path())
+    };
+    let others_ended = async {
+        while processes().filter(is_of_site).any(|pid| ![worker.pid, successor].contains(&pid)) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LONG / 6, others_ended).await.expect("no other process of the site runs");
     site.end().await;
 }
 

@@ -24,6 +24,15 @@ if "HIDE_PROC" in os.environ:
     os.listdir = without_proc
 
 
+def hold_fork():
+    """Is called before a fork: waits if the test wants that, until it allows the fork."""
+    if os.path.exists("hold-fork"):
+        os.rename("hold-fork", "holding-fork")
+    while os.path.exists("holding-fork"):
+        time.sleep(0.001)
+
+
+os.register_at_fork(before=hold_fork)
 CACHE = {}
 
 
