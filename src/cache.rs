@@ -117,7 +117,6 @@ mod handle;
 mod head_fetch;
 mod hints;
 mod hit_fields;
-mod hit_for_miss;
 mod invalidations;
 mod key;
 mod layer;

@@ -201,8 +201,7 @@ impl CacheBuilder {
         self
     }
 
-    /// Sets for how long requests for a key do not wait for each other after a response that could not be shared. They are
-    /// forwarded unchanged. The first response that could be stored ends the time, and the next one is stored.
+    /// Sets for how long requests for a key do not wait for each other after a response that could not be shared.
     /// Defaults to [`HIT_FOR_MISS`](super::HIT_FOR_MISS).
     pub fn hit_for_miss(mut self, time: Duration) -> Self {
         self.options.hit_for_miss = time;

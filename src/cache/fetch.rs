@@ -11,7 +11,7 @@ use super::{
     flight::{Follower, Phase, Role},
     forward::{Forward, Then},
     head_fetch::HeadFetch,
-    hints, hit_for_miss,
+    hints,
     key::Key,
     leader::{self, Entry},
     object::Object,
@@ -142,9 +142,6 @@ where
     let entry = match role {
         Role::Single(invalidations) if is_current => Entry::Late(invalidations),
         Role::Lead(leader) if is_current => Entry::Leader(leader),
-        Role::HitForMiss(until) => {
-            return ResponseFuture::boxed(hit_for_miss::forward(shared, inner, fetch, until));
-        }
         Role::Unstored => return ResponseFuture::boxed(forward(shared, inner, fetch)),
         role => {
             let (shared, inner) = (shared.clone(), inner.clone());
@@ -162,13 +159,13 @@ where
 
 /// Returns the role of a request for the whole response.
 fn enter(shared: &Shared, fetch: &Fetch, is_joinable: bool) -> Role {
-    let until = shared.hit_for_miss(&fetch.key, fetch.now);
-    if let Some(until) = until
-        && fetch.stale.is_none()
-    {
-        return Role::HitForMiss(until);
+    let is_hit_for_miss = shared.is_hit_for_miss(&fetch.key, fetch.now);
+    let is_conditional = fetch.fields.has(RequestFields::CONDITION);
+    if is_hit_for_miss && fetch.stale.is_none() && is_conditional {
+        // The origin probably answers with a 304, which cannot be stored without a stored response.
+        return Role::Unstored;
     }
-    if !is_joinable || until.is_some() {
+    if !is_joinable || is_hit_for_miss {
         return shared.flights.enter_single(&fetch.key);
     }
     let role = shared.flights.enter(&fetch.key, fetch.headers(), &shared.options);
@@ -193,9 +190,6 @@ where
     let deadline = Instant::now().checked_add(shared.options.fill_timeout);
     loop {
         let entry = match role {
-            Role::HitForMiss(until) => {
-                return hit_for_miss::forward(&shared, &inner, fetch, until).await;
-            }
             Role::Unstored => return forward(&shared, &inner, fetch).await,
             Role::Single(invalidations) => Some(Entry::Late(invalidations)),
             Role::Lead(leader) => Some(Entry::Leader(leader)),

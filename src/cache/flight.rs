@@ -8,7 +8,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use http::HeaderMap;
@@ -70,9 +69,6 @@ pub(super) enum Role {
     /// It is forwarded individually, and its response may be stored if the number of [`Invalidations`] is still this one
     /// when its head is received.
     Single(u64),
-    /// It is forwarded individually, as earlier responses could not be shared. Its response is not stored, and shows whether
-    /// the next one can be. The time is that until which requests do not wait for each other.
-    HitForMiss(Duration),
     /// It is forwarded individually, and its response is not stored.
     Unstored,
 }

@@ -9,9 +9,7 @@ use std::{
 
 use pin_project::pin_project;
 
-use super::{
-    bypass, head_fetch::HeadFetch, hit_for_miss::HitForMiss, key::Key, leader::Lead, shared::Shared,
-};
+use super::{bypass, head_fetch::HeadFetch, key::Key, leader::Lead, shared::Shared};
 use crate::{
     Body, HttpService, Request, Response,
     error::BoxError,
@@ -34,8 +32,6 @@ pub(super) enum Then {
     Pass(Forwarded),
     /// It invalidates the stored responses of this key, and those that it names.
     Invalidate(Key),
-    /// It shows whether later ones may be stored.
-    HitForMiss(HitForMiss),
     /// It updates a stored response.
     UpdateHead(Box<HeadFetch>),
     /// It is stored if that is permitted.
@@ -74,7 +70,6 @@ impl<S: HttpService> Future for Forward<S> {
                     .add_status(response.headers_mut(), CacheStatus::forwarded(Forwarded::Method));
                 response
             }),
-            Then::HitForMiss(request) => result.map(|response| request.finish(shared, response)),
             Then::UpdateHead(fetch) => result.map(|response| fetch.finish(shared, response)),
             Then::Store(lead) => lead.finish(shared, cx, result),
         })

@@ -31,7 +31,7 @@ pub const FILL_TIMEOUT: Duration = Duration::from_secs(5);
 pub const MAX_FILL_TIME: Duration = Duration::from_secs(600);
 
 /// The default time for which requests for a key do not wait for each other after a response that could not be shared, 10
-/// seconds. The first response that could be stored ends it, and the next one is stored.
+/// seconds.
 pub const HIT_FOR_MISS: Duration = Duration::from_secs(10);
 
 /// The default time for which a stale response is used while the origin is unreachable, 5 minutes. It does not apply to

@@ -1,24 +1,20 @@
 //! The fetch of a response for the store: validation, the decision whether to store the response, and its content.
 
-mod judge;
 mod validate;
 
 use std::{sync::Arc, task::Context, time::Duration};
 
 use http::{HeaderMap, Method, Request, StatusCode, header};
 
-use self::judge::Judged;
-pub(super) use self::{
-    judge::{Refusal, judge},
-    validate::updated,
-};
+pub(super) use self::validate::updated;
 use super::{
+    clock::Clock,
     fetch::Fetch,
     fill::Head,
     flight::Leader,
     forward::{Forward, Then},
     key::Key,
-    object::{Object, compact},
+    object::{Object, announced_len, compact},
     pump,
     request_fields::RequestFields,
     respond::{self, RequestContext},
@@ -29,9 +25,10 @@ use crate::{
     Body, HttpService, Response,
     error::BoxError,
     semantics::cache::{
-        RequestControl, ResponseControl,
+        Freshness, RequestControl, ResponseControl,
+        freshness::Received,
         status::{CacheStatus, Forwarded},
-        storable::{Exchange, Storable, retain_stored_fields},
+        storable::{Exchange, NotStored, Storable, has_use, retain_stored_fields, storable},
         update,
         vary::normalize_accept_encoding,
     },
@@ -256,8 +253,21 @@ impl Lead {
             response: response.headers(),
             control: &control,
         };
-        let judged = judge(shared, &exchange, self.requested, || received, response.body().len())?;
-        let Judged { storable: Storable { vary, groups }, freshness, date, len } = judged;
+        let storable = storable(&exchange, shared.options.set_cookie)
+            .map_err(|reason| self.refusal(reason))?;
+        let date = Clock::date();
+        let times = Received { requested: self.requested, received, date };
+        let lifetimes = &shared.options.lifetimes;
+        let freshness =
+            Freshness::of(response.status(), response.headers(), &control, times, lifetimes);
+        has_use(&exchange, &freshness).map_err(|_| Refusal::OfResponse)?;
+        let len = announced_len(response.headers()).or_else(|| response.body().len());
+        if len.is_some_and(|len| len > shared.store.max_object())
+            || shared.budget.is_above_soft_limit()
+        {
+            return Err(Refusal::OfResponse);
+        }
+        let Storable { vary, groups } = storable;
         let vary_key = vary.key(self.sent()).ok_or(Refusal::OfResponse)?;
         let mut headers = response.headers().clone();
         headers.remove(header::CONTENT_LENGTH);
@@ -268,6 +278,14 @@ impl Lead {
         let id = shared.next_id();
         let groups = if groups.is_empty() { Arc::default() } else { groups.into() };
         Ok(Head { id, status, headers, freshness, vary, vary_key, groups, cost, len })
+    }
+
+    fn refusal(&self, reason: NotStored) -> Refusal {
+        match reason {
+            NotStored::NoStore if self.control.no_store => Refusal::OfRequest,
+            NotStored::Authorization => Refusal::OfRequest,
+            _ => Refusal::OfResponse,
+        }
     }
 
     /// Notes that a response is not stored.
@@ -283,4 +301,13 @@ impl Lead {
             shared.flights.write(|| shared.store.remove(&self.key, stale));
         }
     }
+}
+
+/// The reason why a response is not stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    /// The request forbids it. The response to another request may be storable.
+    OfRequest,
+    /// The response forbids it. Responses to other requests are probably not storable either.
+    OfResponse,
 }

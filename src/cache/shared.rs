@@ -147,20 +147,15 @@ impl Shared {
         self.last_id.fetch_add(1, Relaxed) + 1
     }
 
-    /// Returns the time until which requests for a key do not wait for each other; `None` if they do.
-    pub(super) fn hit_for_miss(&self, key: &Key, now: Duration) -> Option<Duration> {
-        self.hit_for_miss.get(key).filter(|until| now < *until)
+    /// Returns whether requests for a key do not wait for each other.
+    pub(super) fn is_hit_for_miss(&self, key: &Key, now: Duration) -> bool {
+        self.hit_for_miss.get(key).is_some_and(|until| now < until)
     }
 
     pub(super) fn set_hit_for_miss(&self, key: &Key, now: Duration) {
-        self.extend_hit_for_miss(key, self.hit_for_miss.get(key), now);
-    }
-
-    /// Does the same, for a key whose time ends at `until`.
-    pub(super) fn extend_hit_for_miss(&self, key: &Key, until: Option<Duration>, now: Duration) {
         let time = self.options.hit_for_miss;
         // Extended in its second half only, since a read is cheaper than a change.
-        if until.is_none_or(|until| until < now + time / 2) {
+        if self.hit_for_miss.get(key).is_none_or(|until| until < now + time / 2) {
             self.hit_for_miss.insert(key.clone(), now + time);
         }
     }

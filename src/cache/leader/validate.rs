@@ -12,7 +12,6 @@ use super::{
         shared::Shared,
     },
     Lead, Refusal,
-    judge::refusal,
 };
 use crate::{
     Response,
@@ -50,7 +49,7 @@ impl Lead {
         };
         let selection = storable(&exchange, shared.options.set_cookie)
             .and_then(|storable| has_use(&exchange, &object.freshness).map(|()| storable.vary))
-            .map_err(|reason| refusal(&exchange, reason))
+            .map_err(|reason| self.refusal(reason))
             // The 304 may have another `Vary`.
             .and_then(|vary| Ok((vary.key(self.sent()).ok_or(Refusal::OfResponse)?, vary)));
         let is_outdated = match &selection {

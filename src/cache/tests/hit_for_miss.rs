@@ -1,77 +1,33 @@
-//! Tests of requests for a key whose responses could not be shared.
+//! Tests of requests for a key whose latest response could not be shared.
 
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn first_storable_response_after_a_private_one_lets_the_next_one_be_stored() {
-    let origin = Origin::new(|_, n| {
-        let control = if n == 1 { "private" } else { "max-age=60" };
-        Ok(response(&[("cache-control", control)], n.to_string()))
-    });
-    let site = site(&CacheLayer::new(), &origin);
-    for want in ["1", "2", "3", "3"] {
-        assert_eq!(fetch(&site, "/").await, want);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn request_after_a_private_response_is_forwarded_unchanged() {
-    let origin = Origin::with_fields(&[("cache-control", "private")]);
-    let site = site(&CacheLayer::new(), &origin);
-    let fields =
-        [("accept-encoding", "x, gzip"), ("if-none-match", "\"1\""), ("range", "bytes=1-")];
-    fetch(&site, "/").await;
-    site.clone().oneshot(get("/", &fields)).await.unwrap();
-    for (name, value) in fields {
-        assert_eq!(origin.seen(2)[name], value);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn response_that_shows_nothing_leaves_the_time_of_a_private_one() {
+async fn storable_response_is_stored_between_private_ones_of_another_variant() {
     let origin = Origin::new(|request, n| {
-        let fields = match n {
-            1 => [("cache-control", "private"), ("status", "200")],
-            _ if request.headers().contains_key("authorization") => {
-                [("cache-control", "max-age=60"), ("status", "200")]
-            }
-            _ if request.headers().contains_key("range") => {
-                [("cache-control", "max-age=60"), ("status", "206")]
-            }
-            _ => [("cache-control", "max-age=60"), ("status", "304")],
-        };
-        Ok(response(&fields, n.to_string()))
+        let is_member = request.headers().contains_key("cookie");
+        let control = if is_member { "private" } else { "max-age=60" };
+        Ok(response(&[("cache-control", control), ("vary", "Cookie")], n.to_string()))
     });
-    let layer = CacheLayer::new();
-    let site = site(&layer, &origin);
-    fetch(&site, "/").await;
-    let shared = &layer.shared;
-    let key = Key::new("http", "site.example", "/", None).unwrap();
-    let until = shared.hit_for_miss(&key, shared.clock.now());
-    assert!(until.is_some());
-    tokio::time::advance(HIT_FOR_MISS * 3 / 4).await;
-    for fields in
-        [[("authorization", "Basic eDp5")], [("range", "bytes=1-")], [("if-none-match", "\"1\"")]]
-    {
-        site.clone().oneshot(get("/", &fields)).await.unwrap();
-        assert_eq!(shared.hit_for_miss(&key, shared.clock.now()), until, "{fields:?}");
+    let site = site(&CacheLayer::new(), &origin);
+    for (member, visitor, count) in [("1", "2", 2), ("3", "2", 3), ("4", "2", 4)] {
+        let of_member = site.clone().oneshot(get("/", &[("cookie", "member")])).await.unwrap();
+        assert_eq!(text(of_member).await, member);
+        assert_eq!((&*fetch(&site, "/").await, origin.count()), (visitor, count));
     }
-    assert_eq!(origin.count(), 4);
 }
 
 #[tokio::test(start_paused = true)]
-async fn private_response_in_the_second_half_of_the_time_extends_it() {
-    let origin = Origin::with_fields(&[("cache-control", "private")]);
-    let layer = CacheLayer::new();
-    let site = site(&layer, &origin);
-    let key = Key::new("http", "site.example", "/", None).unwrap();
-    let shared = &layer.shared;
-    let mut until = None;
-    for (step, extends) in [(0, true), (4, false), (2, true), (4, false)] {
-        tokio::time::advance(step * HIT_FOR_MISS / 10).await;
-        fetch(&site, "/").await;
-        let next = shared.hit_for_miss(&key, shared.clock.now());
-        assert_eq!(next > until, extends, "{step}");
-        until = next;
-    }
+async fn public_response_to_a_request_with_authorization_is_stored_after_an_anonymous_401() {
+    let origin = Origin::new(|request, n| {
+        let control = [("cache-control", "public, max-age=60")];
+        let is_authorized = request.headers().contains_key("authorization");
+        let fields = if is_authorized { &control[..] } else { &[("status", "401")] };
+        Ok(response(fields, n.to_string()))
+    });
+    let site = site(&CacheLayer::new(), &origin);
+    assert_eq!(fetch(&site, "/").await, "1");
+    let authorized = get("/", &[("authorization", "Basic eDp5")]);
+    assert_eq!(text(site.clone().oneshot(authorized).await.unwrap()).await, "2");
+    assert_eq!(fetch(&site, "/").await, "2");
 }

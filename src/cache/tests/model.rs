@@ -61,8 +61,6 @@ struct Record {
 #[derive(Default)]
 struct Reference {
     records: HashMap<(usize, usize), Record>,
-    /// The time until which a path without a record is forwarded unchanged, after a response that could not be shared.
-    unshared: HashMap<usize, u64>,
     now: u64,
     fetches: usize,
 }
@@ -76,31 +74,20 @@ impl Reference {
     /// Returns the version that a client gets, or the status of a failure.
     fn get(&mut self, path: usize, variant: usize, origin: State) -> Result<u64, u16> {
         let key = Self::key(path, variant);
-        let Some(record) = self.records.get(&key).copied() else {
-            return self.fetch(key, origin, false);
-        };
+        let Some(record) = self.records.get(&key).copied() else { return self.fetch(key, origin) };
         let (state, age) = (record.state, self.now - record.stored_at);
         if !state.no_cache && age < record.lifetime {
             return Ok(record.version);
         }
         let stale = age.saturating_sub(record.lifetime);
         if !state.no_cache && !state.must_revalidate && stale < state.while_revalidate {
-            let _ = self.fetch(key, origin, true);
+            let _ = self.fetch(key, origin);
             return Ok(record.version);
         }
-        self.fetch(key, origin, false)
+        self.fetch(key, origin)
     }
 
-    /// Notes that a response could not be shared.
-    fn set_unshared(&mut self, path: usize) {
-        let time = HIT_FOR_MISS.as_secs();
-        let until = self.unshared.entry(path).or_default();
-        if *until < self.now + time / 2 {
-            *until = self.now + time;
-        }
-    }
-
-    fn fetch(&mut self, key: (usize, usize), origin: State, is_refresh: bool) -> Result<u64, u16> {
+    fn fetch(&mut self, key: (usize, usize), origin: State) -> Result<u64, u16> {
         self.fetches += 1;
         let record = self.records.get(&key).copied();
         if let Some(record) = record {
@@ -129,20 +116,9 @@ impl Reference {
         };
         let is_useful =
             origin.has_etag || (!origin.no_cache && origin.max_age.unwrap_or(0) + windows > 0);
-        let is_unshared = self.unshared.get(&key.0).is_some_and(|until| self.now < *until);
-        let is_validated = record
-            .is_some_and(|r| r.state.has_etag && origin.has_etag && r.version == origin.version);
         if origin.no_store || !is_useful {
             self.records.remove(&key);
-            if !is_validated {
-                self.set_unshared(key.0);
-            }
-            return Ok(origin.version);
-        }
-        if is_unshared && !is_refresh {
-            self.unshared.remove(&key.0);
-        }
-        if record.is_some() || !is_unshared {
+        } else {
             let lifetime = origin.max_age.unwrap_or(0);
             self.records.insert(
                 key,
