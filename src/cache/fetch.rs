@@ -339,14 +339,14 @@ where
     Forward::new(shared, inner, fetch.into_request(), then)
 }
 
-/// Forwards a HEAD request. Its response updates the stored response to GET, or makes it stale (RFC 9111 section 4.3.5),
-/// unless it may be for this client alone.
+/// Forwards a HEAD request. Its response updates the stored response to GET, makes it stale or removes it (RFC 9111 section
+/// 4.3.5), unless it may be for this client alone or the request has `no-store` (section 5.2.1.5).
 fn forward_head<S>(shared: &Arc<Shared>, inner: &S, mut fetch: Fetch) -> Forward<S>
 where
     S: HttpService + Clone,
 {
-    let has_credentials = fetch.fields.has(RequestFields::AUTHORIZATION);
-    let Some(stale) = fetch.stale.take().filter(|_| !has_credentials) else {
+    let is_for_store = !fetch.control.no_store && !fetch.fields.has(RequestFields::AUTHORIZATION);
+    let Some(stale) = fetch.stale.take().filter(|_| is_for_store) else {
         return forward(shared, inner, fetch);
     };
     let (key, reason, requested) = (fetch.key.clone(), fetch.reason, fetch.now);

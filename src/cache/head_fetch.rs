@@ -10,7 +10,7 @@ use crate::{
     semantics::cache::{
         RequestControl, ResponseControl,
         status::{CacheStatus, Forwarded},
-        storable::{Exchange, storable},
+        storable::{Exchange, NotStored, storable},
         update::{self, HeadUpdate},
         vary::Vary,
     },
@@ -24,39 +24,76 @@ pub(super) struct HeadFetch {
     pub(super) requested: Duration,
 }
 
+/// What a response to HEAD changes in the store.
+enum Change {
+    /// The stored response gets its fields.
+    Update(Object),
+    /// The stored response becomes stale. The next GET validates it.
+    Expire,
+    /// The stored response is removed, since a response with these fields must not be stored.
+    Remove,
+}
+
 impl HeadFetch {
     /// Updates the stored response by the response to the request, which is returned.
     pub(super) fn finish(&self, shared: &Shared, mut response: Response) -> Response {
-        let Self { key, stale, reason, requested } = self;
+        let Self { key, stale, reason, .. } = self;
         if response.status() == StatusCode::OK {
-            let new = response.headers();
-            let updated = match update::head_update(&stale.headers, stale.content.len(), new) {
-                HeadUpdate::Update => Some(leader::updated(shared, stale, new, *requested)),
-                HeadUpdate::Expire => None,
-            };
-            // The next GET finds out which requests a response with another `Vary` answers, and whether it is still stored.
-            let updated = updated.filter(|object| may_store(shared, object, &stale.vary));
-            let replacement = Arc::new(updated.unwrap_or_else(|| {
-                let mut expired = Object::clone(stale);
-                expired.freshness.expire(shared.clock.now());
-                expired
-            }));
-            shared.flights.write(|| shared.store.replace(key, stale, &replacement));
+            let replace =
+                |new| shared.flights.write(|| shared.store.replace(key, stale, &Arc::new(new)));
+            match self.change(shared, response.headers()) {
+                Change::Update(object) => replace(object),
+                Change::Expire => {
+                    let mut expired = Object::clone(stale);
+                    expired.freshness.expire(shared.clock.now());
+                    replace(expired);
+                }
+                Change::Remove => shared.flights.write(|| shared.store.remove(key, stale)),
+            }
         }
         shared.add_status(response.headers_mut(), CacheStatus::forwarded(*reason));
         response
     }
+
+    /// Decides what the fields of a 200 change.
+    fn change(&self, shared: &Shared, new: &HeaderMap) -> Change {
+        let stale = &self.stale;
+        // Before the update, which removes `Set-Cookie`.
+        if let Err(reason) = vary_of_storable(shared, new) {
+            return Change::of(reason);
+        }
+        if update::head_update(&stale.headers, stale.content.len(), new) == HeadUpdate::Expire {
+            return Change::Expire;
+        }
+        let object = leader::updated(shared, stale, new, self.requested);
+        match vary_of_storable(shared, &object.headers) {
+            Ok(vary) if vary == stale.vary => Change::Update(object),
+            // The next GET finds out which requests a response with another `Vary` answers.
+            Ok(_) => Change::Expire,
+            Err(reason) => Change::of(reason),
+        }
+    }
 }
 
-/// Returns whether an updated object may be stored, with this `Vary`.
-fn may_store(shared: &Shared, object: &Object, vary: &Vary) -> bool {
+impl Change {
+    /// Returns the change by a response that must not be stored.
+    fn of(reason: NotStored) -> Self {
+        if reason == NotStored::Vary { Self::Expire } else { Self::Remove }
+    }
+}
+
+/// Returns the `Vary` of a response to GET with these fields.
+///
+/// # Errors
+/// The reason why the response must not be stored.
+fn vary_of_storable(shared: &Shared, response: &HeaderMap) -> Result<Vary, NotStored> {
     let exchange = Exchange {
         method: &Method::GET,
         request: &HeaderMap::new(),
         request_control: &RequestControl::default(),
-        status: object.status,
-        response: &object.headers,
-        control: &ResponseControl::of(&object.headers),
+        status: StatusCode::OK,
+        response,
+        control: &ResponseControl::of(response),
     };
-    storable(&exchange, shared.options.set_cookie).is_ok_and(|storable| storable.vary == *vary)
+    storable(&exchange, shared.options.set_cookie).map(|storable| storable.vary)
 }
