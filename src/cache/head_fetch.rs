@@ -62,7 +62,8 @@ impl HeadFetch {
         if let Err(reason) = vary_of_storable(shared, new) {
             return Change::of(reason);
         }
-        if update::head_update(&stale.headers, stale.content.len(), new) == HeadUpdate::Expire {
+        let update = update::head_update(&stale.headers, stale.content.len(), new);
+        if update == HeadUpdate::Expire || stale.status != StatusCode::OK {
             return Change::Expire;
         }
         let object = leader::updated(shared, stale, new, self.requested);

@@ -124,3 +124,18 @@ async fn response_that_a_head_response_forbids_to_store_is_not_served_while_it_i
     assert_eq!(status_of(&site, head).await, StatusCode::OK);
     assert_eq!(fetch(&site, "/").await, "3");
 }
+
+#[tokio::test(start_paused = true)]
+async fn head_response_of_status_200_does_not_refresh_a_stored_404() {
+    let origin = Origin::new(|_, n| {
+        let status = if n == 1 { "404" } else { "200" };
+        Ok(response(&[("status", status), ("cache-control", "max-age=1")], Body::empty()))
+    });
+    let site = site(&CacheLayer::new(), &origin);
+    assert_eq!(status_of(&site, get("/", &[])).await, StatusCode::NOT_FOUND);
+    tokio::time::advance(SEC).await;
+    let mut head = get("/", &[]);
+    *head.method_mut() = Method::HEAD;
+    assert_eq!(status_of(&site, head).await, StatusCode::OK);
+    assert_eq!(status_of(&site, get("/", &[])).await, StatusCode::OK);
+}
