@@ -1,6 +1,6 @@
 //! `Key`: the key of a stored response.
 
-use std::{cell::RefCell, fmt, sync::Arc};
+use std::{borrow::Cow, cell::RefCell, fmt, sync::Arc};
 
 use http::{Request, Uri, header, uri::Scheme};
 
@@ -54,7 +54,8 @@ pub enum QueryKey {
 }
 
 impl Key {
-    /// Creates a key. Returns `None` if the host is empty or invalid, or if the path has no [normal form](normalize).
+    /// Creates a key. Returns `None` if the host is empty or invalid, if the path has no [normal form](normalize), or if the
+    /// key is longer than [`MAX_KEY`].
     pub fn new(scheme: &str, authority: &str, path: &str, query: Option<&str>) -> Option<Self> {
         let host = without_defaults(authority, scheme);
         // Otherwise the host of the key would have another key.
@@ -64,7 +65,18 @@ impl Key {
         if host.is_empty() || !is_normal || !is_valid {
             return None;
         }
-        let path = normalize(path).ok()?;
+        // In the normal form, `%3F` is a literal `?`, which would begin the query here.
+        let path = match normalize(path).ok()? {
+            path if memchr::memchr(b'?', path.as_bytes()).is_some() => {
+                Cow::Owned(path.replace('?', "%3F"))
+            }
+            path => path,
+        };
+        // Before the text is built, since the buffer of the thread is kept and never shrinks.
+        let len = scheme.len() + 3 + host.len() + path.len() + query.map_or(0, |q| q.len() + 1);
+        if len > MAX_KEY {
+            return None;
+        }
         TEXT.with_borrow_mut(|text| {
             text.clear();
             for part in [scheme, "://", host] {
@@ -73,16 +85,12 @@ impl Key {
             if classes & UPPER != 0 {
                 text[scheme.len() + 3..].make_ascii_lowercase();
             }
-            // In the normal form, `%3F` is a literal `?`, which would begin the query here.
-            match memchr::memchr(b'?', path.as_bytes()) {
-                Some(_) => text.push_str(&path.replace('?', "%3F")),
-                None => text.push_str(&path),
-            }
+            text.push_str(&path);
             if let Some(query) = query {
                 text.push('?');
                 text.push_str(query);
             }
-            (text.len() <= MAX_KEY).then(|| Self(text.as_str().into()))
+            Some(Self(text.as_str().into()))
         })
     }
 
@@ -234,6 +242,20 @@ mod tests {
         assert_eq!(request(&[]), None);
         assert_eq!(request(&["a", "b"]), None);
         assert_eq!(request(&["a"]).unwrap().as_str(), "http://a/");
+    }
+
+    #[test]
+    fn key_above_its_maximum_is_refused_before_it_is_built() {
+        let path = |len: usize| format!("/{}", "a".repeat(len - "http://a/".len()));
+        assert_eq!(key("a", &path(1 << 20), None), None);
+        assert_eq!(TEXT.with_borrow(String::capacity), 0);
+        let longest = path(MAX_KEY);
+        assert_eq!(key("a", &longest, None).unwrap().as_str().len(), MAX_KEY);
+        assert_eq!(key("a", &longest, Some("")), None);
+        assert_eq!(key("ab", &longest, None), None);
+        // A `?` in the path takes three bytes in the key.
+        assert!(key("a", &longest.replacen("aaa", "%3F", 1), None).is_some());
+        assert_eq!(key("a", &longest.replacen("aa", "%3F", 1), None), None);
     }
 
     #[test]
