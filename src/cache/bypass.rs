@@ -40,7 +40,7 @@ pub(super) fn invalidate(shared: &Arc<Shared>, target: &Key, response: &Response
     }
     handle::delete(shared, target, Purge::Hard);
     let response = response.headers();
-    if !invalidate::names_more(response) {
+    if !invalidate::has_references_or_groups(response) {
         return;
     }
     let (scheme, authority, origin) = target.origin();

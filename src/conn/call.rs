@@ -30,7 +30,7 @@ where
     if TypeId::of::<S::Future>() == TypeId::of::<ResponseFuture>() {
         let mut slot = Some(service.call(request));
         let ours = (&mut slot as &mut dyn Any).downcast_mut::<Option<ResponseFuture>>();
-        // That of a miss in a cache is boxed already.
+        // A cache has boxed the future of a miss. A second box would be another allocation.
         return ours.and_then(Option::take).expect("it is of this type").into_boxed();
     }
     Box::pin(IntoResponse(service.call(request)))

@@ -14,9 +14,9 @@ pub fn invalidates(status: StatusCode) -> bool {
     status.is_success() || status.is_redirection()
 }
 
-/// Returns whether the response to an unsafe request may invalidate more than the target of the request: by a reference,
-/// or by a group.
-pub(crate) fn names_more(response: &HeaderMap) -> bool {
+/// Returns whether the response to an unsafe request has fields with references or groups, which may invalidate more than
+/// the target of the request.
+pub(crate) fn has_references_or_groups(response: &HeaderMap) -> bool {
     // One pass over the names costs less than three lookups.
     response.keys().any(|name| {
         *name == header::LOCATION
