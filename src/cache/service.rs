@@ -38,6 +38,10 @@ use crate::{
 /// A shared cache (RFC 9111) in front of a service. See the [module](super).
 ///
 /// Always ready. The readiness of the inner service is awaited when a request is forwarded.
+///
+/// [`call`](Service::call) polls a clone of the inner service for its readiness, and calls the clone at once if it is ready.
+/// It must therefore be called within the runtime that the inner service needs, for example for its timers and tasks. A
+/// future that is dropped without having been polled may have sent its request already.
 #[derive(Debug, Clone)]
 pub struct Cache<S> {
     inner: S,
