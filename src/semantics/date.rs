@@ -1,7 +1,6 @@
 //! `HttpDate`: a date in whole seconds, written as IMF-fixdate (RFC 9110 section 5.6.7).
 
 use std::{
-    cell::RefCell,
     fmt,
     time::{Duration, SystemTime},
 };
@@ -10,11 +9,6 @@ use http::{HeaderMap, HeaderValue, header};
 
 /// The last second of the year 9999, the latest that the format can express.
 const MAX: u64 = 253_402_300_799;
-
-thread_local! {
-    /// The latest value of the thread: within a second, the same one is often needed again.
-    static LATEST: RefCell<Option<(HttpDate, HeaderValue)>> = const { RefCell::new(None) };
-}
 
 /// A date and time in whole seconds, between the years 1970 and 9999.
 ///
@@ -47,14 +41,7 @@ impl HttpDate {
 
     /// Returns the date as a field value.
     pub fn to_value(self) -> HeaderValue {
-        LATEST.with_borrow_mut(|latest| match latest {
-            Some((date, value)) if *date == self => value.clone(),
-            _ => {
-                let value = HeaderValue::try_from(self.to_string()).expect("a date is plain ASCII");
-                *latest = Some((self, value.clone()));
-                value
-            }
-        })
+        HeaderValue::try_from(self.to_string()).expect("a date is plain ASCII")
     }
 }
 
@@ -116,8 +103,6 @@ mod tests {
             let date = HttpDate::parse(form.as_bytes()).unwrap();
             assert_eq!(date.to_value(), "Sun, 06 Nov 1994 08:49:37 GMT");
         }
-        let next = HttpDate::from_seconds(784_111_778);
-        assert_eq!(next.to_value(), "Sun, 06 Nov 1994 08:49:38 GMT");
     }
 
     #[test]
