@@ -27,7 +27,7 @@ pub(super) struct HeadFetch {
 /// What a response to HEAD changes in the store.
 enum Change {
     /// The stored response gets its fields.
-    Update(Object),
+    Update(Arc<Object>),
     /// The stored response becomes stale. The next GET validates it.
     Expire,
     /// The stored response is removed, since a response with these fields must not be stored.
@@ -39,14 +39,13 @@ impl HeadFetch {
     pub(super) fn finish(&self, shared: &Shared, mut response: Response) -> Response {
         let Self { key, stale, reason, .. } = self;
         if response.status() == StatusCode::OK {
-            let replace =
-                |new| shared.flights.write(|| shared.store.replace(key, stale, &Arc::new(new)));
+            let replace = |new| shared.flights.write(|| shared.store.replace(key, stale, &new));
             match self.change(shared, response.headers()) {
                 Change::Update(object) => replace(object),
                 Change::Expire => {
                     let mut expired = Object::clone(stale);
                     expired.freshness.expire(shared.clock.now());
-                    replace(expired);
+                    replace(Arc::new(expired));
                 }
                 Change::Remove => shared.flights.write(|| shared.store.remove(key, stale)),
             }
@@ -68,7 +67,7 @@ impl HeadFetch {
         }
         let object = leader::updated(shared, stale, new, self.requested);
         match vary_of_storable(shared, &object.headers) {
-            Ok(vary) if vary == stale.vary => Change::Update(object),
+            Ok(vary) if vary == stale.vary => Change::Update(Arc::new(object)),
             // The next GET finds out which requests a response with another `Vary` answers.
             Ok(_) => Change::Expire,
             Err(reason) => Change::of(reason),
