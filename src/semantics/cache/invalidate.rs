@@ -16,6 +16,7 @@ pub fn invalidates(status: StatusCode) -> bool {
 
 /// Returns whether the response to an unsafe request has fields with references or groups, which may invalidate more than
 /// the target of the request.
+#[cfg_attr(not(feature = "cache"), allow(dead_code, reason = "for the cache"))]
 pub(crate) fn has_references_or_groups(response: &HeaderMap) -> bool {
     // One pass over the names costs less than three lookups.
     response.keys().any(|name| {
