@@ -54,6 +54,7 @@ where
 ///
 /// A hit, which is ready, is answered without another allocation. Other futures are boxed, so that hits do not move their size.
 #[must_use = "futures do nothing unless polled"]
+#[cfg_attr(not(feature = "cache"), allow(unreachable_pub, reason = "for the cache"))]
 pub struct ResponseFuture(State);
 
 /// A future of a response, whose type is erased.
@@ -61,13 +62,13 @@ pub(crate) type BoxFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, B
 
 #[allow(clippy::large_enum_variant, reason = "a box would be an allocation for each hit")]
 enum State {
-    #[cfg_attr(not(feature = "cache"), expect(dead_code, reason = "for hits"))]
+    #[cfg_attr(not(feature = "cache"), allow(dead_code, reason = "for hits"))]
     Ready(Option<Response<Body>>),
-    #[cfg_attr(not(feature = "cache"), expect(dead_code, reason = "for misses"))]
+    #[cfg_attr(not(feature = "cache"), allow(dead_code, reason = "for misses"))]
     Boxed(BoxFuture),
 }
 
-#[cfg_attr(not(feature = "cache"), expect(dead_code, reason = "for the cache"))]
+#[cfg_attr(not(feature = "cache"), allow(dead_code, reason = "for the cache"))]
 impl ResponseFuture {
     pub(crate) fn ready(response: Response<Body>) -> Self {
         Self(State::Ready(Some(response)))
