@@ -6,15 +6,20 @@
 use std::sync::Arc;
 use std::{io, os::fd::OwnedFd};
 
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::io::{
+    Interest,
+    unix::{AsyncFd, AsyncFdRegisterError},
+};
 
 /// Registers a non-blocking socket with the current runtime, for read readiness only.
 ///
 /// # Errors
-/// Those of epoll_ctl(2).
-pub(super) fn register_for_reads(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+/// Those of epoll_ctl(2), with the socket.
+pub(super) fn register_for_reads(
+    socket: OwnedFd,
+) -> Result<AsyncFd<OwnedFd>, AsyncFdRegisterError<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open, always returns the same descriptor, and closes it on drop.
-    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
+    unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }
 }
 
 /// Registers a socket in blocking mode, whose system calls have `MSG_DONTWAIT`, like [`register_for_reads`]. It may be

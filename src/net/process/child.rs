@@ -153,19 +153,19 @@ impl Spawned {
         self.guarded = self.pid().map(|pid| guardian.register(pid));
     }
 
-    /// Observes the child in the current runtime.
+    /// Observes the child in the current runtime. Needs no further descriptor.
     ///
     /// # Errors
     /// Those of epoll_ctl(2); the child is killed then.
     pub(crate) fn observe(mut self) -> io::Result<Child> {
         let (pid, pidfd) = self.process.take().expect("it is taken once, by value");
-        let watch = pidfd.try_clone().and_then(register_for_reads);
-        match watch {
+        match register_for_reads(pidfd) {
             Ok(pidfd) => {
                 let guarded = Mutex::new(self.guarded.take());
                 Ok(Child { pid, pidfd, guarded, is_reaped: AtomicBool::new(false) })
             }
             Err(error) => {
+                let (pidfd, error) = error.into_parts();
                 self.process = Some((pid, pidfd)); // and drops it
                 Err(error)
             }

@@ -29,7 +29,11 @@ use super::{
     python::{Site, collect, post},
     *,
 };
-use crate::{conn::testing::Lines, policy::backoff::Backoff};
+use crate::{
+    conn::testing::Lines,
+    net::process::{Command, ExitStatus},
+    policy::backoff::Backoff,
+};
 
 /// Maximum duration of a scenario. Its own waits end earlier.
 const SCENARIO_TIMEOUT: Duration = LONG.saturating_mul(3);
@@ -195,6 +199,20 @@ async fn run_out_of_descriptors(lines: Lines) {
     next(&mut ready).await;
     assert_eq!(pool.get("/").await.unwrap().status(), 200);
     pool.shutdown().await;
+}
+
+#[test]
+fn started_process_is_observed_without_free_descriptors() {
+    run("started_process_is_observed_without_free_descriptors", observe_without_descriptors);
+}
+
+async fn observe_without_descriptors(_: Lines) {
+    let spawned = Command::new("/bin/sh").args(["-c", "exit 3"]).spawn(None).unwrap();
+    let limit = getrlimit(Resource::Nofile).current;
+    set_soft_limit(Resource::Nofile, Some(3));
+    let child = spawned.observe().unwrap();
+    assert_eq!(child.reap().await, ExitStatus::Code(3));
+    set_soft_limit(Resource::Nofile, limit);
 }
 
 #[test]
