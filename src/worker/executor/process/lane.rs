@@ -182,8 +182,8 @@ impl Lane {
         job: &Arc<Job>,
         has_ended: bool,
     ) -> After {
-        let ExchangeFailed { request, delivery, is_fatal, is_taken_back, error } = failed;
-        let crashed = has_ended || is_fatal || !is_taken_back && exits_soon(child).await;
+        let ExchangeFailed { request, delivery, is_fatal, is_worker_idle, error } = failed;
+        let crashed = has_ended || has_crashed(child, is_fatal, is_worker_idle).await;
         let is_sent = delivery != Delivery::NotSent;
         // RFC 9110 section 9.2.2.
         let request = request.filter(|request| {
@@ -245,7 +245,33 @@ fn is_caller_waiting(done: &Done, job: &Job) -> bool {
     }
 }
 
+/// Returns whether the worker of a failed exchange must exit. An idle one has not broken its connection.
+async fn has_crashed(child: &Child, is_fatal: bool, is_worker_idle: bool) -> bool {
+    is_fatal || !is_worker_idle && exits_soon(child).await
+}
+
 /// Returns whether the process of a broken connection ends: the kernel closes its sockets first.
 async fn exits_soon(child: &Child) -> bool {
     timeout(EXIT_NOTICE, child.ended()).await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::net::process::Command;
+
+    #[tokio::test(start_paused = true)]
+    async fn request_without_a_descriptor_does_not_hold_its_worker() {
+        let worker = Command::new("/bin/sleep").args(["1000"]).spawn(None).unwrap();
+        let worker = worker.observe().unwrap();
+        let failed = ExchangeFailed::exhausted(Errno::MFILE.into());
+        let began = Instant::now();
+        assert!(!has_crashed(&worker, failed.is_fatal, failed.is_worker_idle).await);
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        assert!(!has_crashed(&worker, false, false).await);
+        assert_eq!(began.elapsed(), EXIT_NOTICE, "a broken connection may be that of a crash");
+    }
 }

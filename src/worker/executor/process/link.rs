@@ -30,8 +30,8 @@ pub(super) struct ExchangeFailed {
     pub(super) delivery: Delivery,
     /// Whether the worker must be stopped: it accepts no connections, or has violated the protocol.
     pub(super) is_fatal: bool,
-    /// Whether this process has taken the request back. The worker is idle.
-    pub(super) is_taken_back: bool,
+    /// Whether the worker is known to be idle: nothing was sent to it, or this process has taken the request back.
+    pub(super) is_worker_idle: bool,
     pub(super) error: BoxError,
 }
 
@@ -42,7 +42,7 @@ impl ExchangeFailed {
             request: None,
             delivery: Delivery::MaybeSent,
             is_fatal: false,
-            is_taken_back: false,
+            is_worker_idle: false,
             error: Error::new(Kind::BadGateway, Cause::Closed).into(),
         }
     }
@@ -50,7 +50,7 @@ impl ExchangeFailed {
     /// Creates the failure of a request that was taken back before the worker had read it.
     fn taken_back(request: Request) -> Self {
         let delivery = Delivery::NotSent;
-        Self { request: Some(request), delivery, is_taken_back: true, ..Self::ended() }
+        Self { request: Some(request), delivery, is_worker_idle: true, ..Self::ended() }
     }
 }
 

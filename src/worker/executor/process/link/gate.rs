@@ -239,7 +239,7 @@ impl GateLink {
 /// Creates the failure of a request that the worker will not answer.
 fn failure(request: Option<Request>, delivery: Delivery, error: GateError) -> ExchangeFailed {
     let error = Error::new(Kind::BadGateway, error).into();
-    ExchangeFailed { request, delivery, is_fatal: true, is_taken_back: false, error }
+    ExchangeFailed { request, delivery, is_fatal: true, is_worker_idle: false, error }
 }
 
 /// Logs the traceback of an exception of the application.

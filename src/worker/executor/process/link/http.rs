@@ -161,12 +161,12 @@ fn finish(mut response: Response) -> Response {
 
 impl ExchangeFailed {
     /// Creates the failure to connect without descriptors or memory, which is not the worker's fault.
-    fn exhausted(error: io::Error) -> Self {
+    pub(in super::super) fn exhausted(error: io::Error) -> Self {
         Self {
             request: None,
             delivery: Delivery::NotSent,
             is_fatal: false,
-            is_taken_back: false,
+            is_worker_idle: true,
             error: Error::new(Kind::Overloaded, error).into(),
         }
     }
@@ -177,7 +177,7 @@ impl ExchangeFailed {
             request: Some(request),
             delivery: Delivery::NotSent,
             is_fatal: true,
-            is_taken_back: false,
+            is_worker_idle: false,
             error: Error::new(Kind::BadGateway, Cause::Io(error)).into(),
         }
     }
@@ -191,7 +191,7 @@ impl From<ExchangeError> for ExchangeFailed {
             request: request.filter(|_| is_of_worker).map(|request| *request),
             delivery,
             is_fatal: false,
-            is_taken_back: false,
+            is_worker_idle: false,
             error: cause.into_error(),
         }
     }
