@@ -17,7 +17,11 @@ use rustix::{
         recvmsg, sendmsg, shutdown, socketpair,
     },
 };
-use tokio::{io::unix::AsyncFd, time::sleep};
+use tokio::{
+    io::unix::AsyncFd,
+    runtime::{self, Handle},
+    time::sleep,
+};
 
 use super::async_fd::{register_copy_for_writes, register_shared_for_reads};
 
@@ -37,9 +41,22 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 #[derive(Debug)]
 pub(crate) struct SeqPacket {
     socket: Arc<OwnedFd>,
-    /// The registration with the runtime, for reads only; `None` if it has failed. The kernel would report each message
-    /// that the other side reads as space for the next one, and wake the runtime for it.
-    registration: Mutex<Option<AsyncFd<Arc<OwnedFd>>>>,
+    registration: Mutex<Registration>,
+}
+
+/// The registration of a socket with a runtime, for reads only. The kernel would report each message that the other side
+/// reads as space for the next one, and wake the runtime for it.
+#[derive(Debug)]
+struct Registration {
+    socket: AsyncFd<Arc<OwnedFd>>,
+    runtime: runtime::Id,
+}
+
+impl Registration {
+    fn new(socket: &Arc<OwnedFd>) -> io::Result<Self> {
+        let runtime = Handle::current().id();
+        Ok(Self { socket: register_shared_for_reads(socket.clone())?, runtime })
+    }
 }
 
 /// A received message. An empty message is the end of the stream: the other socket is closed.
@@ -67,22 +84,24 @@ impl SeqPacket {
     /// Those of epoll_ctl(2).
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
         let socket = Arc::new(socket);
-        let registration = Mutex::new(Some(register_shared_for_reads(socket.clone())?));
+        let registration = Mutex::new(Registration::new(&socket)?);
         Ok(Self { socket, registration })
     }
 
     /// Registers the socket with the current runtime instead of the one before. No task may be waiting for it.
     ///
     /// # Errors
-    /// Those of epoll_ctl(2). Then the socket is in no runtime, and waiting for it fails.
+    /// Those of epoll_ctl(2). Then the socket remains in its runtime, which wakes tasks of all others too.
     pub(crate) fn change_runtime(&self) -> io::Result<()> {
         let mut registration = self.registration();
-        *registration = None;
-        *registration = Some(register_shared_for_reads(self.socket.clone())?);
+        // epoll(7) allows one registration of a descriptor: in the same runtime a second one would fail.
+        if registration.runtime != Handle::current().id() {
+            *registration = Registration::new(&self.socket)?;
+        }
         Ok(())
     }
 
-    fn registration(&self) -> MutexGuard<'_, Option<AsyncFd<Arc<OwnedFd>>>> {
+    fn registration(&self) -> MutexGuard<'_, Registration> {
         // Nothing panics while the lock is held.
         self.registration.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -140,9 +159,8 @@ impl SeqPacket {
         buffer: &mut [u8],
     ) -> Poll<io::Result<Received>> {
         let registration = self.registration();
-        let registered = registration.as_ref().ok_or(io::ErrorKind::NotConnected)?;
         loop {
-            let mut guard = ready!(registered.poll_read_ready(cx))?;
+            let mut guard = ready!(registration.socket.poll_read_ready(cx))?;
             match guard.try_io(|socket| recv_now(socket.get_ref(), buffer)) {
                 Ok(result) => return Poll::Ready(result),
                 Err(_would_block) => {}
@@ -256,8 +274,34 @@ mod tests {
         tokio::task::yield_now().await; // to the poller
         let is_woken = poll_fn(|cx| {
             let registration = ours.registration();
-            Poll::Ready(registration.as_ref().unwrap().poll_write_ready(cx).is_ready())
+            Poll::Ready(registration.socket.poll_write_ready(cx).is_ready())
         });
         assert!(!is_woken.await);
+    }
+
+    #[test]
+    fn socket_that_cannot_change_its_runtime_remains_in_it() {
+        let runtime = || runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (own, other, ended) = (runtime(), runtime(), runtime());
+        let (ours, theirs) = pair().unwrap();
+        let ours = own.block_on(async { SeqPacket::new(ours).unwrap() });
+        let handle = ended.handle().clone();
+        drop(ended);
+        {
+            let _entered = handle.enter();
+            ours.change_runtime().unwrap_err();
+        }
+        for runtime in [own, other] {
+            runtime.block_on(async {
+                ours.change_runtime().unwrap();
+                let mut buffer = [0; 8];
+                let mut received = pin!(receive(&ours, &mut buffer));
+                let is_pending =
+                    poll_fn(|cx| Poll::Ready(received.as_mut().poll(cx).is_pending())).await;
+                assert!(is_pending);
+                send_now(&theirs, b"request", &[]).unwrap();
+                assert_eq!(received.await, 7);
+            });
+        }
     }
 }

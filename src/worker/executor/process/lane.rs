@@ -82,8 +82,8 @@ impl Lane {
         let Some(process) = self.group.started() else { return Left::Stopped };
         let child = &process.child;
         if let Err(error) = self.link.change_runtime() {
-            tracing::error!(worker = %self.id, %error, "cannot register the socket of a worker");
-            return Left::Stopped;
+            let message = "cannot move the socket of a worker to another runtime; the worker stays in its own";
+            tracing::warn!(worker = %self.id, %error, "{message}");
         }
         let mut measured_at = Instant::now();
         loop {
