@@ -350,6 +350,8 @@ where
         return forward(shared, inner, fetch);
     };
     let (key, reason, requested) = (fetch.key.clone(), fetch.reason, fetch.now);
-    let then = Then::UpdateHead(Box::new(HeadFetch { key, stale, reason, requested }));
+    let invalidations = shared.flights.invalidations(&key);
+    let update = HeadFetch { key, stale, reason, requested, invalidations };
+    let then = Then::UpdateHead(Box::new(update));
     Forward::new(shared, inner, fetch.into_request(), then)
 }

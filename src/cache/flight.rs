@@ -114,7 +114,7 @@ impl Flights {
 
     /// Returns the role of a request that must not wait for another one.
     pub(super) fn enter_single(&self, key: &Key) -> Role {
-        Role::Single(self.invalidations.count(key))
+        Role::Single(self.invalidations(key))
     }
 
     /// Starts a fetch whose head was already received, by a request in the role [`Role::Single`] with this number. Returns
@@ -189,6 +189,28 @@ impl Flights {
         let result = change_store();
         drop(by_key);
         result
+    }
+
+    /// Returns how many invalidations may have concerned a key so far, for [`write_unless_invalidated`].
+    ///
+    /// [`write_unless_invalidated`]: Self::write_unless_invalidated
+    pub(super) fn invalidations(&self, key: &Key) -> u64 {
+        self.invalidations.count(key)
+    }
+
+    /// Changes the store without affecting fetches, if the number of [`invalidations`](Self::invalidations) is still this
+    /// one.
+    pub(super) fn write_unless_invalidated(
+        &self,
+        key: &Key,
+        invalidations: u64,
+        change_store: impl FnOnce(),
+    ) {
+        self.write(|| {
+            if self.invalidations.count(key) == invalidations {
+                change_store();
+            }
+        });
     }
 
     /// Changes the store without affecting fetches.

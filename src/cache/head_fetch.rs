@@ -22,6 +22,8 @@ pub(super) struct HeadFetch {
     pub(super) stale: Arc<Object>,
     pub(super) reason: Forwarded,
     pub(super) requested: Duration,
+    /// The number of invalidations when the request was sent.
+    pub(super) invalidations: u64,
 }
 
 /// What a response to HEAD changes in the store.
@@ -39,13 +41,17 @@ impl HeadFetch {
     pub(super) fn finish(&self, shared: &Shared, mut response: Response) -> Response {
         let Self { key, stale, reason, .. } = self;
         if response.status() == StatusCode::OK {
-            let replace = |new| shared.flights.write(|| shared.store.replace(key, stale, &new));
+            let (flights, sent_after) = (&shared.flights, self.invalidations);
+            let replace = |new| shared.store.replace(key, stale, &new);
             match self.change(shared, response.headers()) {
-                Change::Update(object) => replace(object),
+                // After an invalidation, the response may describe the content before it.
+                Change::Update(object) => {
+                    flights.write_unless_invalidated(key, sent_after, || replace(object));
+                }
                 Change::Expire => {
                     let mut expired = Object::clone(stale);
                     expired.freshness.expire(shared.clock.now());
-                    replace(Arc::new(expired));
+                    flights.write(|| replace(Arc::new(expired)));
                 }
                 Change::Remove => shared.flights.write(|| shared.store.remove(key, stale)),
             }

@@ -139,3 +139,37 @@ async fn head_response_of_status_200_does_not_refresh_a_stored_404() {
     assert_eq!(status_of(&site, head).await, StatusCode::OK);
     assert_eq!(status_of(&site, get("/", &[])).await, StatusCode::OK);
 }
+
+#[tokio::test(start_paused = true)]
+async fn head_response_does_not_undo_a_soft_purge_since_its_request() {
+    let origin = || {
+        Origin::new(|request, n| {
+            let is_head = request.method() == Method::HEAD;
+            let control = if is_head { "max-age=60" } else { "max-age=10" };
+            Ok(response(&[("cache-control", control), ("etag", "\"1\"")], n.to_string()))
+        })
+        .delayed(SEC)
+    };
+    let key = Key::new("http", "site.example", "/", None).unwrap();
+    for scope in ["none", "key", "prefix", "all"] {
+        let (layer, origin) = (CacheLayer::new(), origin());
+        let site = site(&layer, &origin);
+        assert_eq!(fetch(&site, "/").await, "1");
+        tokio::time::advance(10 * SEC).await;
+        let mut head = get("/", &[]);
+        *head.method_mut() = Method::HEAD;
+        let head = tokio::spawn(site.clone().oneshot(head));
+        settle().await;
+        let cache = layer.handle();
+        match scope {
+            "key" => cache.delete(&key, Purge::Soft),
+            "prefix" => cache.delete_prefix("http://site.example/", Purge::Soft),
+            "all" => cache.delete_all(Purge::Soft),
+            _ => {}
+        }
+        cache.swept().await;
+        assert_eq!((head.await.unwrap().unwrap().status(), origin.count()), (StatusCode::OK, 2));
+        let content = if scope == "none" { "1" } else { "3" };
+        assert_eq!(fetch(&site, "/").await, content, "{scope}");
+    }
+}
