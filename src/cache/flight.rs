@@ -78,6 +78,7 @@ pub(super) struct Leader {
     flights: Arc<Flights>,
     key: Key,
     flight: Arc<Flight>,
+    /// Whether it is in the list. If not, the phase was set.
     is_listed: bool,
 }
 
@@ -139,6 +140,18 @@ impl Flights {
         let flight = Arc::new(Flight::default());
         by_key.entry(key.clone()).or_default().push(flight.clone());
         Some(Leader { flights: self.clone(), key: key.clone(), flight, is_listed: true })
+    }
+
+    /// Removes a fetch that has ended.
+    fn unlist(&self, by_key: &mut ByKey, key: &Key, ended: &Arc<Flight>) {
+        if let Some(mut flights) = by_key.remove(key) {
+            flights.retain(|flight| !Arc::ptr_eq(flight, ended));
+            // Usually it was the only one.
+            if !flights.is_empty() {
+                by_key.insert(key.clone(), flights);
+            }
+        }
+        self.len.fetch_sub(1, Relaxed);
     }
 
     /// Returns the number of objects that were stored, and of invalidations, so far. If it has not changed between a
@@ -280,15 +293,16 @@ impl Leader {
     /// wait for the head get the object in any case, since they arrived before the invalidation. Returns whether it
     /// was stored.
     pub(super) fn store(mut self, store: &dyn Store, object: &Arc<Object>) -> bool {
-        let flights = self.flights.clone();
+        let flights = &*self.flights;
         let mut by_key = flights.lock();
         let is_stored = !self.flight.is_invalidated.load(Relaxed);
         if is_stored {
             store.insert(&self.key, object);
             flights.changes.fetch_add(1, Relaxed);
         }
-        self.unlist(&mut by_key);
+        flights.unlist(&mut by_key, &self.key, &self.flight);
         drop(by_key);
+        self.is_listed = false;
         self.flight.set_phase(Phase::Ready(object.clone()));
         is_stored
     }
@@ -297,29 +311,14 @@ impl Leader {
     pub(super) fn release(self) {
         drop(self);
     }
-
-    fn unlist(&mut self, by_key: &mut ByKey) {
-        if !std::mem::replace(&mut self.is_listed, false) {
-            return;
-        }
-        if let Some(flights) = by_key.get_mut(&self.key) {
-            if let [_] = &flights[..] {
-                by_key.remove(&self.key);
-            } else {
-                flights.retain(|flight| !Arc::ptr_eq(flight, &self.flight));
-            }
-        }
-        self.flights.len.fetch_sub(1, Relaxed);
-    }
 }
 
 impl Drop for Leader {
     fn drop(&mut self) {
         if self.is_listed {
-            let flights = self.flights.clone();
-            self.unlist(&mut flights.lock());
+            self.flights.unlist(&mut self.flights.lock(), &self.key, &self.flight);
+            self.flight.set_phase(Phase::Released);
         }
-        self.flight.set_phase(Phase::Released);
     }
 }
 
