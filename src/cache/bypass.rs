@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Forwards a request unchanged.
-pub(super) fn bypass<S>(shared: &Arc<Shared>, inner: &S, request: Request<Body>) -> Forward<S>
+pub(super) fn bypass<S>(shared: &Arc<Shared>, inner: &mut S, request: Request<Body>) -> Forward<S>
 where
     S: HttpService + Clone,
 {

@@ -96,7 +96,7 @@ impl Fetch {
 }
 
 /// Forwards a request, or follows the fetch of another one.
-pub(super) fn fetch<S>(shared: &Arc<Shared>, inner: &S, mut fetch: Fetch) -> ResponseFuture
+pub(super) fn fetch<S>(shared: &Arc<Shared>, inner: &mut S, mut fetch: Fetch) -> ResponseFuture
 where
     S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -105,18 +105,18 @@ where
         && fetch.stale.is_none()
         && let Some(other) = shared.aliases.find(&fetch.key)
     {
-        let (shared, inner) = (shared.clone(), inner.clone());
+        let (shared, mut inner) = (shared.clone(), inner.clone());
         return ResponseFuture::boxed(async move {
             match stored_for_another_query(&shared, &mut fetch, &other).await {
                 Some(response) => Ok(response),
-                None => fetch_this_query(&shared, &inner, fetch).await,
+                None => fetch_this_query(&shared, &mut inner, fetch).await,
             }
         });
     }
     fetch_this_query(shared, inner, fetch)
 }
 
-fn fetch_this_query<S>(shared: &Arc<Shared>, inner: &S, fetch: Fetch) -> ResponseFuture
+fn fetch_this_query<S>(shared: &Arc<Shared>, inner: &mut S, fetch: Fetch) -> ResponseFuture
 where
     S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -178,7 +178,7 @@ fn enter(shared: &Shared, fetch: &Fetch, is_joinable: bool) -> Role {
 /// Follows the fetch of another request, or becomes the leader after another lookup.
 async fn fetch_after_wait<S>(
     shared: Arc<Shared>,
-    inner: S,
+    mut inner: S,
     mut fetch: Fetch,
     mut role: Role,
     mut is_joinable: bool,
@@ -190,7 +190,7 @@ where
     let deadline = Instant::now().checked_add(shared.options.fill_timeout);
     loop {
         let entry = match role {
-            Role::Unstored => return forward(&shared, &inner, fetch).await,
+            Role::Unstored => return forward(&shared, &mut inner, fetch).await,
             Role::Single(invalidations) => Some(Entry::Late(invalidations)),
             Role::Lead(leader) => Some(Entry::Leader(leader)),
             Role::Follow(follower) => {
@@ -206,7 +206,7 @@ where
             return Ok(response);
         }
         if let Some(entry) = entry {
-            return forward_miss(&shared, &inner, fetch, entry).await;
+            return forward_miss(&shared, &mut inner, fetch, entry).await;
         }
         role = enter(&shared, &fetch, is_joinable);
     }
@@ -260,13 +260,13 @@ where
     shared.counters.refreshes.add();
     let key = fetch.key.clone();
     let is_current = shared.flights.changes() == fetch.changes;
-    let (cache, inner) = (shared.clone(), inner.clone());
+    let (cache, mut inner) = (shared.clone(), inner.clone());
     shared.spawn(async move {
         // A response that was invalidated since the lookup must not be validated.
         if !is_current && !is_still_stored(&cache, &mut fetch).await {
             return;
         }
-        let forward = leader::forward(&cache, &inner, fetch, Entry::Leader(leader));
+        let forward = leader::forward(&cache, &mut inner, fetch, Entry::Leader(leader));
         if let Err(error) = forward.await {
             let error = tracing::field::display(Chain(&*error));
             tracing::debug!(%key, error, "cannot refresh a stored response");
@@ -322,7 +322,7 @@ fn follow_fill(fetch: &Fetch, fill: &Arc<Fill>) -> Option<Response> {
 }
 
 /// Forwards a request whose response may be stored.
-fn forward_miss<S>(shared: &Arc<Shared>, inner: &S, fetch: Fetch, entry: Entry) -> Forward<S>
+fn forward_miss<S>(shared: &Arc<Shared>, inner: &mut S, fetch: Fetch, entry: Entry) -> Forward<S>
 where
     S: HttpService + Clone,
 {
@@ -331,7 +331,7 @@ where
 }
 
 /// Forwards a request unchanged, and does not store its response.
-fn forward<S>(shared: &Arc<Shared>, inner: &S, fetch: Fetch) -> Forward<S>
+fn forward<S>(shared: &Arc<Shared>, inner: &mut S, fetch: Fetch) -> Forward<S>
 where
     S: HttpService + Clone,
 {
@@ -341,7 +341,7 @@ where
 
 /// Forwards a HEAD request. Its response updates the stored response to GET, makes it stale or removes it (RFC 9111 section
 /// 4.3.5), unless it may be for this client alone or the request has `no-store` (section 5.2.1.5).
-fn forward_head<S>(shared: &Arc<Shared>, inner: &S, mut fetch: Fetch) -> Forward<S>
+fn forward_head<S>(shared: &Arc<Shared>, inner: &mut S, mut fetch: Fetch) -> Forward<S>
 where
     S: HttpService + Clone,
 {

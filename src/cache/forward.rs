@@ -39,14 +39,17 @@ pub(super) enum Then {
 }
 
 impl<S: HttpService + Clone> Forward<S> {
-    /// Calls a clone of `inner`, at once if it is ready.
-    pub(super) fn new(shared: &Arc<Shared>, inner: &S, request: Request, then: Then) -> Self {
-        let mut service = inner.clone();
-        // If it is not ready, it is polled again, with the waker of the task.
-        let call = match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => Call::Called(service.call(request)),
+    /// Calls `inner` at once if it is ready. Otherwise the future waits with it, and leaves a clone.
+    pub(super) fn new(shared: &Arc<Shared>, inner: &mut S, request: Request, then: Then) -> Self {
+        let call = match inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => Call::Called(inner.call(request)),
             Poll::Ready(Err(error)) => Call::Failed(Some(error.into())),
-            Poll::Pending => Call::Unready(Some(Box::new((service, request)))),
+            Poll::Pending => {
+                // It may have a place in a queue now, so it is the one that is polled again, with the waker of the task.
+                let next = inner.clone();
+                let polled = std::mem::replace(inner, next);
+                Call::Unready(Some(Box::new((polled, request))))
+            }
         };
         Self { call, shared: shared.clone(), then }
     }

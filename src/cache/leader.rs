@@ -35,7 +35,12 @@ use crate::{
 };
 
 /// Forwards a request for the whole response, which is stored if that is permitted.
-pub(super) fn forward<S>(shared: &Arc<Shared>, inner: &S, fetch: Fetch, entry: Entry) -> Forward<S>
+pub(super) fn forward<S>(
+    shared: &Arc<Shared>,
+    inner: &mut S,
+    fetch: Fetch,
+    entry: Entry,
+) -> Forward<S>
 where
     S: HttpService + Clone,
 {

@@ -39,9 +39,10 @@ use crate::{
 ///
 /// Always ready. The readiness of the inner service is awaited when a request is forwarded.
 ///
-/// [`call`](Service::call) polls a clone of the inner service for its readiness, and calls the clone at once if it is ready.
-/// It must therefore be called within the runtime that the inner service needs, for example for its timers and tasks. A
-/// future that is dropped without having been polled may have sent its request already.
+/// [`call`](Service::call) polls the inner service for its readiness, and calls it at once if it is ready. Otherwise the
+/// request waits with it, and later requests get a clone. `call` must therefore be called within the runtime that the inner
+/// service needs, for example for its timers and tasks. A future that is dropped without having been polled may have sent its
+/// request already.
 #[derive(Debug, Clone)]
 pub struct Cache<S> {
     inner: S,
@@ -80,10 +81,10 @@ where
         match shared.get(&fetch.key, fetch.headers()) {
             Lookup::Ready(found) => answer_or_forward(shared, inner, fetch, found),
             Lookup::Pending(found) => {
-                let (shared, inner) = (shared.clone(), inner.clone());
+                let (shared, mut inner) = (shared.clone(), inner.clone());
                 ResponseFuture::boxed(async move {
                     let found = found.await;
-                    answer_or_forward(&shared, &inner, fetch, found).await
+                    answer_or_forward(&shared, &mut inner, fetch, found).await
                 })
             }
         }
@@ -93,7 +94,7 @@ where
 /// Answers a request with a stored response, or forwards it.
 fn answer_or_forward<S>(
     shared: &Arc<Shared>,
-    inner: &S,
+    inner: &mut S,
     mut fetch: Fetch,
     found: Found,
 ) -> ResponseFuture

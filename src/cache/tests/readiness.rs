@@ -2,6 +2,7 @@
 
 use std::{
     future::{Ready, ready},
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
     task::{Context, Poll, Waker},
 };
 
@@ -61,4 +62,63 @@ async fn request_waits_for_the_readiness_of_the_service() {
             }
         }
     }
+}
+
+/// A service that records which of its clones is polled or called. Ready after the test has opened it.
+struct Numbered {
+    number: usize,
+    clones: Arc<AtomicUsize>,
+    is_open: Arc<Mutex<bool>>,
+    seen: Arc<Mutex<Vec<(&'static str, usize)>>>,
+}
+
+impl Clone for Numbered {
+    fn clone(&self) -> Self {
+        let number = self.clones.fetch_add(1, Relaxed) + 1;
+        let Self { clones, is_open, seen, .. } = self;
+        Self { number, clones: clones.clone(), is_open: is_open.clone(), seen: seen.clone() }
+    }
+}
+
+impl Service<Request> for Numbered {
+    type Response = Response;
+    type Error = BoxError;
+    type Future = Ready<Result<Response, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.seen.lock().unwrap().push(("poll", self.number));
+        if *self.is_open.lock().unwrap() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn call(&mut self, _: Request) -> Self::Future {
+        self.seen.lock().unwrap().push(("call", self.number));
+        ready(Ok(response(&[("cache-control", "no-store")], "answer")))
+    }
+}
+
+#[tokio::test]
+async fn ready_service_is_called_without_a_clone() {
+    let (seen, is_open) = (Arc::default(), Arc::new(Mutex::new(true)));
+    let service = Numbered { number: 0, clones: Arc::default(), is_open, seen };
+    let seen = service.seen.clone();
+    let mut cache = CacheLayer::new().layer(service);
+    for path in ["/1", "/2"] {
+        assert_eq!(text(cache.call(get(path, &[])).await.unwrap()).await, "answer");
+    }
+    let want = [("poll", 0), ("call", 0), ("poll", 0), ("call", 0)];
+    assert_eq!(*seen.lock().unwrap(), want);
+}
+
+#[tokio::test]
+async fn service_that_is_not_ready_stays_with_the_request_that_polled_it() {
+    let (seen, is_open) = (Arc::default(), Arc::new(Mutex::new(false)));
+    let service = Numbered { number: 0, clones: Arc::default(), is_open, seen };
+    let (seen, is_open) = (service.seen.clone(), service.is_open.clone());
+    let mut cache = CacheLayer::new().layer(service);
+    let (first, second) = (cache.call(get("/1", &[])), cache.call(get("/2", &[])));
+    assert_eq!(*seen.lock().unwrap(), [("poll", 0), ("poll", 1)]);
+    *is_open.lock().unwrap() = true;
+    assert!(second.await.is_ok() && first.await.is_ok());
+    let want = [("poll", 1), ("call", 1), ("poll", 0), ("call", 0)];
+    assert_eq!(seen.lock().unwrap()[2..], want);
 }
