@@ -28,9 +28,10 @@ impl Pool {
         self.lock().queue.add_lookahead(id, link);
     }
 
-    /// Sends queued requests ahead to busy workers, after one of them has begun a request.
-    pub(in super::super) fn send_ahead(&self) {
+    /// Sends queued requests ahead to busy workers, after worker `id` has begun a request.
+    pub(in super::super) fn send_ahead(&self, id: WorkerId) {
         let mut s = self.lock();
+        s.queue.on_begun(id);
         s.send_ahead(Instant::now());
     }
 

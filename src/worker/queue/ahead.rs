@@ -9,6 +9,7 @@
 //! again. All of this happens under the lock of the pool.
 
 use std::{
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -26,9 +27,11 @@ const MAX_AHEAD: Duration = Duration::from_millis(10);
 
 /// A worker that reads its next requests after it has answered the current one, in order. No method blocks.
 pub(crate) trait Lookahead: Send + Sync {
-    /// Sends a request, which the worker reads after earlier ones. Returns its id, or `None` if it cannot be sent: the
-    /// worker has no current request, its requests are not short, or it has enough of them.
-    fn send_ahead(&self, request: &Request, now: Instant) -> Option<u32>;
+    /// Sends a request, which the worker reads after earlier ones. Returns its id.
+    ///
+    /// # Errors
+    /// The reason why the request cannot be sent.
+    fn send_ahead(&self, request: &Request, now: Instant) -> Result<u32, NotSent>;
 
     /// Records that the worker has completed its request, and begins the oldest one that is ahead, which must be `id`.
     fn begin_ahead(&self, id: u32, now: Instant);
@@ -45,10 +48,26 @@ pub(crate) trait Lookahead: Send + Sync {
     fn has_begun(&self) -> bool;
 }
 
+/// The reason why a request was not sent ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotSent {
+    /// The worker takes no further request before it begins another one, or one of its own is taken back: it has no
+    /// current request, its requests are not short, or it has enough of them.
+    Full,
+    /// This request cannot be sent ahead to any worker.
+    Unsuitable,
+}
+
 /// The requests that are ahead, oldest first, and the workers that support it.
+///
+/// A request that is sent or begun costs a look at each worker, but not at each request that is ahead: the lock of the pool
+/// is held meanwhile.
 #[derive(Default)]
 pub(super) struct Ahead {
-    entries: Vec<Entry>,
+    /// A worker begins one of the oldest, which is near the front.
+    entries: VecDeque<Entry>,
+    /// The number of entries that are known to be begun.
+    begun: usize,
     workers: Vec<Candidate>,
     /// The latest time at which a request is taken back for an idle worker, after that was not possible.
     retry_at: Option<Instant>,
@@ -68,7 +87,7 @@ struct Candidate {
     link: Arc<dyn Lookahead>,
     /// The number of its requests that are ahead.
     count: usize,
-    /// Whether no more can be sent ahead to it now.
+    /// Whether it has refused a request since it has begun its last one, or one of its own was taken back.
     is_full: bool,
 }
 
@@ -90,7 +109,7 @@ impl Ahead {
 
     /// Returns the number of requests that are ahead and not known to be begun.
     pub(super) fn queued(&self) -> usize {
-        self.entries.iter().filter(|entry| !entry.is_begun).count()
+        self.entries.len() - self.begun
     }
 
     fn candidate(&mut self, worker: WorkerId) -> Option<&mut Candidate> {
@@ -98,35 +117,46 @@ impl Ahead {
     }
 
     fn remove(&mut self, at: usize) -> Arc<Job> {
-        let Entry { worker, job, .. } = self.entries.remove(at);
+        let Entry { worker, job, is_begun, .. } =
+            self.entries.remove(at).expect("it is the index of an entry");
+        self.begun -= usize::from(is_begun);
         if let Some(candidate) = self.candidate(worker) {
             candidate.count -= 1;
+            candidate.is_full = false;
         }
         job
     }
 
-    /// Prepares for calls of [`send`](Self::send). Only workers that `may_take` requests get any.
-    fn prepare(&mut self, may_take: impl Fn(WorkerId) -> bool) {
-        for candidate in &mut self.workers {
-            candidate.is_full = !may_take(candidate.worker);
+    /// Records that a worker has begun a request, so that others may be sent ahead to it.
+    fn reopen(&mut self, worker: WorkerId) {
+        if let Some(candidate) = self.candidate(worker) {
+            candidate.is_full = false;
         }
     }
 
-    /// Sends a job ahead to the worker with the fewest. Returns whether that was possible.
-    fn send(&mut self, job: &Arc<Job>, now: Instant) -> bool {
+    /// Sends a job ahead to the worker with the fewest that `may_take` one. Returns whether that was possible. A worker that
+    /// is full is asked once.
+    fn send(&mut self, job: &Arc<Job>, now: Instant, may_take: impl Fn(WorkerId) -> bool) -> bool {
         loop {
-            let open = self.workers.iter_mut().filter(|candidate| !candidate.is_full);
-            let Some(candidate) = open.min_by_key(|candidate| candidate.count) else {
-                return false;
-            };
-            if let Some(id) = job.send_ahead(&*candidate.link, now) {
-                candidate.count += 1;
-                let worker = candidate.worker;
-                let job = job.clone();
-                self.entries.push(Entry { worker, id, job, since: now, is_begun: false });
-                return true;
+            let mut open = None::<&mut Candidate>;
+            for candidate in self.workers.iter_mut().filter(|c| !c.is_full) {
+                let has_fewer = open.as_ref().is_none_or(|open| candidate.count < open.count);
+                if has_fewer && may_take(candidate.worker) {
+                    open = Some(candidate);
+                }
             }
-            candidate.is_full = true;
+            let Some(candidate) = open else { return false };
+            match job.send_ahead(&*candidate.link, now) {
+                Ok(id) => {
+                    candidate.count += 1;
+                    let worker = candidate.worker;
+                    let job = job.clone();
+                    self.entries.push_back(Entry { worker, id, job, since: now, is_begun: false });
+                    return true;
+                }
+                Err(NotSent::Full) => candidate.is_full = true,
+                Err(NotSent::Unsuitable) => return false,
+            }
         }
     }
 
@@ -168,7 +198,10 @@ impl Ahead {
                     taken.push(job);
                 }
             } else {
-                entry.is_begun |= entry.worker == worker && next < begun;
+                if entry.worker == worker && next < begun && !entry.is_begun {
+                    entry.is_begun = true;
+                    self.begun += 1;
+                }
                 next += 1;
             }
         }
@@ -212,7 +245,7 @@ impl Ahead {
     /// Takes back requests that have been ahead for too long.
     fn take_back_stale(&mut self, now: Instant) -> Vec<Arc<Job>> {
         let is_stale = |e: &Entry| now.saturating_duration_since(e.since) >= MAX_AHEAD;
-        if !self.entries.first().is_some_and(is_stale) {
+        if !self.entries.front().is_some_and(is_stale) {
             return Vec::new();
         }
         self.take_back_where(is_stale)
@@ -248,6 +281,11 @@ impl Queue {
         self.ahead.add_worker(worker, link);
     }
 
+    /// Records that `worker` has begun a job and may be sent others ahead. [`send_ahead`](Self::send_ahead) follows.
+    pub(in super::super) fn on_begun(&mut self, worker: WorkerId) {
+        self.ahead.reopen(worker);
+    }
+
     /// Sends waiting jobs ahead to busy workers that `may_take` one, if no worker is idle or on its way.
     pub(in super::super) fn send_ahead(
         &mut self,
@@ -259,11 +297,10 @@ impl Queue {
             return;
         }
         self.recover_stale(now);
-        self.ahead.prepare(may_take);
         while let Some(job) = self.jobs.front() {
             if !job.is_queued() {
                 self.cancelled = self.cancelled.saturating_sub(1);
-            } else if job.has_expired(now) || !self.ahead.send(job, now) {
+            } else if job.has_expired(now) || !self.ahead.send(job, now, &may_take) {
                 return; // the supervisor's thread refuses one that has expired
             }
             self.jobs.pop_front();

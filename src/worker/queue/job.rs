@@ -8,7 +8,12 @@ use std::{
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{super::error::DeadlineExceeded, ahead::Lookahead, queue_timeout, streamed::Streamed};
+use super::{
+    super::error::DeadlineExceeded,
+    ahead::{Lookahead, NotSent},
+    queue_timeout,
+    streamed::Streamed,
+};
 use crate::{
     Request, Response,
     conn::RequestInfo,
@@ -141,13 +146,16 @@ impl Job {
         }
     }
 
-    /// Sends the queued request ahead to a busy worker. Returns its id there, or `None` if the worker does not take it.
-    pub(super) fn send_ahead(&self, to: &dyn Lookahead, now: Instant) -> Option<u32> {
+    /// Sends the queued request ahead to a busy worker. Returns its id there.
+    ///
+    /// # Errors
+    /// Those of [`Lookahead::send_ahead`].
+    pub(super) fn send_ahead(&self, to: &dyn Lookahead, now: Instant) -> Result<u32, NotSent> {
         let mut cell = self.lock();
-        let Phase::Queued(request) = &cell.phase else { return None };
+        let Phase::Queued(request) = &cell.phase else { return Err(NotSent::Unsuitable) };
         let id = to.send_ahead(request, now)?;
         cell.is_ahead = true;
-        Some(id)
+        Ok(id)
     }
 
     /// Records that the request was taken back from the worker. Returns whether the job is queued: otherwise its caller

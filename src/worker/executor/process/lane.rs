@@ -212,7 +212,7 @@ async fn exchange(
     request: crate::Request,
     job: &Arc<Job>,
 ) -> Result<Done, ExchangeFailed> {
-    let done = match link.exchange(request, job, || pool.send_ahead()).await? {
+    let done = match link.exchange(request, job, || pool.send_ahead(id)).await? {
         Ok(response) => deliver(response, job).await,
         Err(error) => Done::Answer(Err(error)),
     };

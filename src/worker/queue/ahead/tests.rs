@@ -28,21 +28,29 @@ struct Sent {
     read: usize,
     has_unread_current: bool,
     has_lost_current: bool,
+    /// Whether it refuses all requests as unsuitable.
+    is_choosy: bool,
+    /// How often it was asked to take a request.
+    asked: usize,
 }
 
 /// How many requests a worker takes ahead.
 const DEPTH: usize = 2;
 
 impl Lookahead for Socket {
-    fn send_ahead(&self, _: &Request, _: Instant) -> Option<u32> {
+    fn send_ahead(&self, _: &Request, _: Instant) -> Result<u32, NotSent> {
         let mut sent = self.0.lock().unwrap();
+        sent.asked += 1;
+        if sent.is_choosy {
+            return Err(NotSent::Unsuitable);
+        }
         if sent.ahead.len() == DEPTH {
-            return None;
+            return Err(NotSent::Full);
         }
         sent.next_id += 1;
         let id = sent.next_id;
         sent.ahead.push_back(id);
-        Some(id)
+        Ok(id)
     }
 
     fn begin_ahead(&self, id: u32, _: Instant) {
@@ -161,6 +169,33 @@ fn busy_workers_are_sent_jobs_ahead_in_turn_until_they_have_enough() {
     assert!(is_same(pool.next(1), &jobs[4]));
     assert!(is_same(pool.begin_ahead(0), &jobs[2]));
     assert!(pool.begin_ahead(0).is_none());
+}
+
+#[test]
+fn full_worker_is_asked_once_until_it_begins_another_job() {
+    let mut pool = Pool::new(3);
+    let _jobs = [(); 12].map(|()| pool.push());
+    let asked = |pool: &Pool| pool.sockets.iter().map(|s| s.0.lock().unwrap().asked).sum::<usize>();
+    assert_eq!(asked(&pool), 3 * DEPTH + 3);
+    assert!(pool.begin_ahead(1).is_some());
+    pool.queue.send_ahead(pool.now, |_| true);
+    assert_eq!(asked(&pool), 3 * DEPTH + 5, "it takes one, and refuses the next one");
+    assert_eq!(pool.queue.queued(), 11);
+    pool.queue.on_begun(id(2));
+    pool.queue.send_ahead(pool.now, |_| true);
+    assert_eq!(asked(&pool), 3 * DEPTH + 6);
+}
+
+#[test]
+fn job_that_is_not_suitable_is_offered_to_one_worker() {
+    let mut pool = Pool::new(3);
+    pool.sockets.iter().for_each(|socket| socket.0.lock().unwrap().is_choosy = true);
+    let job = pool.push();
+    let asked: usize = pool.sockets.iter().map(|s| s.0.lock().unwrap().asked).sum();
+    assert!(!job.is_ahead() && asked == 1);
+    pool.sockets.iter().for_each(|socket| socket.0.lock().unwrap().is_choosy = false);
+    pool.queue.send_ahead(pool.now, |_| true);
+    assert!(job.is_ahead(), "no worker counts as full");
 }
 
 #[test]

@@ -78,8 +78,8 @@ impl Socket {
 }
 
 impl Lookahead for Socket {
-    fn send_ahead(&self, _: &Request, _: Instant) -> Option<u32> {
-        Some(0)
+    fn send_ahead(&self, _: &Request, _: Instant) -> Result<u32, NotSent> {
+        Ok(0)
     }
 
     fn begin_ahead(&self, _: u32, _: Instant) {}

@@ -10,7 +10,7 @@ use std::{
 use http::header::UPGRADE;
 
 use super::{
-    super::super::super::super::queue::ahead::{Lookahead, MAX_DURATION},
+    super::super::super::super::queue::ahead::{Lookahead, MAX_DURATION, NotSent},
     FrameSocket, State,
     encode::{Attachment, Encoded, encode},
 };
@@ -203,22 +203,24 @@ impl State {
 }
 
 impl Lookahead for FrameSocket {
-    fn send_ahead(&self, request: &Request, now: Instant) -> Option<u32> {
+    fn send_ahead(&self, request: &Request, now: Instant) -> Result<u32, NotSent> {
         let mut state = self.lock();
         // A WebSocket would need another socket.
-        let has_upgrade = request.headers().contains_key(UPGRADE);
-        if has_upgrade || state.in_progress.is_none() || !state.window.is_open(now) {
-            return None;
+        if request.headers().contains_key(UPGRADE) {
+            return Err(NotSent::Unsuitable);
+        }
+        if state.in_progress.is_none() || !state.window.is_open(now) {
+            return Err(NotSent::Full);
         }
         let id = state.next_id();
         // A request that cannot be encoded fails later, when it is begun.
         let Ok(Encoded { frame, attachment: Attachment::Nothing }) = encode(id, request, None)
         else {
-            return None;
+            return Err(NotSent::Unsuitable);
         };
-        self.socket.try_send(&frame, &[]).ok()?;
+        self.socket.try_send(&frame, &[]).map_err(|_| NotSent::Full)?;
         state.window.ahead.push_back((id, frame.len()));
-        Some(id)
+        Ok(id)
     }
 
     fn begin_ahead(&self, id: u32, now: Instant) {

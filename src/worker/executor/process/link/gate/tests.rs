@@ -11,7 +11,11 @@ use super::{
     encode::{Encoded, encode},
     *,
 };
-use crate::{net::seqpacket::try_recv, proto::gate::request_id, worker::queue::job::Times};
+use crate::{
+    net::seqpacket::try_recv,
+    proto::gate::request_id,
+    worker::queue::{ahead::NotSent, job::Times},
+};
 
 /// The frame `(4, id)`, the end of a response.
 fn end(id: u8) -> [u8; 15] {
@@ -122,8 +126,8 @@ async fn seventeenth_request_is_sent_ahead_only_after_the_worker_has_begun_one()
     pair.begin();
     let ahead: Vec<u32> = (0..16).map(|_| pair.send_ahead()).collect();
     let now = pair.created_at;
-    assert_eq!(pair.frames.send_ahead(&Request::default(), now), None);
+    assert_eq!(pair.frames.send_ahead(&Request::default(), now), Err(NotSent::Full));
     pair.frames.begin_ahead(ahead[0], now);
     pair.send_ahead();
-    assert_eq!(pair.frames.send_ahead(&Request::default(), now), None);
+    assert_eq!(pair.frames.send_ahead(&Request::default(), now), Err(NotSent::Full));
 }
