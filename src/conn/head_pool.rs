@@ -23,9 +23,9 @@ const MAX_LARGE_FIELDS: usize = 192;
 /// Large maps that a thread keeps, 4: at most 80 KiB.
 const MAX_LARGE_KEPT: usize = 4;
 
-/// Small maps and extensions that a thread keeps, 64 each: a proxy may have that many requests under way on a
-/// thread before the first response. 64 usual maps take 80 KiB.
-const MAX_KEPT: usize = 64;
+/// Small maps and extensions that a thread keeps, 512 each: a proxy may have that many requests under way on a
+/// thread before the first response. 512 usual maps take 640 KiB.
+const MAX_KEPT: usize = 512;
 
 thread_local! {
     static FIELDS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };

@@ -309,8 +309,8 @@ mod unused {
 
     use super::{Active, Idle, Limits};
 
-    /// States that a thread keeps, 64: at most 400 KiB. A proxy may have that many requests under way on a thread.
-    const MAX_KEPT: usize = 64;
+    /// States that a thread keeps, 512: at most 3 MiB. A proxy may have that many requests under way on a thread.
+    const MAX_KEPT: usize = 512;
 
     thread_local! {
         // Boxed, since they are moved to and from connections.
