@@ -155,14 +155,11 @@ pub use purge::{
     PURGE_CHANNEL, PURGE_PAUSE, PURGE_PING, PurgeChannel, PurgeChannelBuilder, PurgeChannelError,
     PurgeChannelStats,
 };
-pub use service::Cache;
+pub use service::{Cache, ResponseFuture};
 pub use stats::CacheStats;
 pub use store::Purge;
 
-pub use crate::{
-    semantics::cache::{Heuristic, storable::SetCookie},
-    service::ResponseFuture,
-};
+pub use crate::semantics::cache::{Heuristic, storable::SetCookie};
 
 #[cfg(test)]
 mod tests;

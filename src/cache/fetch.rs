@@ -17,6 +17,7 @@ use super::{
     object::Object,
     request_fields::RequestFields,
     respond::{self, RequestContext},
+    service::ResponseFuture,
     shared::Shared,
 };
 use crate::{
@@ -27,7 +28,6 @@ use crate::{
         NoVarySearch, RequestControl, Reuse,
         status::{CacheStatus, Forwarded},
     },
-    service::ResponseFuture,
 };
 
 /// A request to be forwarded, and the stale response to it.

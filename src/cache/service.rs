@@ -1,6 +1,9 @@
 //! `Cache`: the service. Hits are decided and answered without a task or a future of their own.
 
 use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -32,7 +35,6 @@ use crate::{
         },
         problem::{self, Format},
     },
-    service::ResponseFuture,
 };
 
 /// A shared cache (RFC 9111) in front of a service. See the [module](super).
@@ -212,4 +214,49 @@ pub(super) fn hit_status(object: &Object, age: Duration) -> CacheStatus {
 /// responses of the origin and those that are based on a stored one (RFC 9211 section 2).
 fn not_cached(request: &HeaderMap) -> Response {
     problem::response(StatusCode::GATEWAY_TIMEOUT, None, Format::of(request))
+}
+
+/// The future of [`Cache`].
+///
+/// A hit, which is ready, is answered without another allocation. Other futures are boxed, so that hits do not move their size.
+#[must_use = "futures do nothing unless polled"]
+pub struct ResponseFuture(State);
+
+type Boxed = Pin<Box<dyn Future<Output = Result<Response, BoxError>> + Send>>;
+
+#[allow(clippy::large_enum_variant, reason = "a box would be an allocation for each hit")]
+enum State {
+    Ready(Option<Response>),
+    Boxed(Boxed),
+}
+
+impl ResponseFuture {
+    fn ready(response: Response) -> Self {
+        Self(State::Ready(Some(response)))
+    }
+
+    pub(super) fn boxed(
+        future: impl Future<Output = Result<Response, BoxError>> + Send + 'static,
+    ) -> Self {
+        Self(State::Boxed(Box::pin(future)))
+    }
+}
+
+impl Future for ResponseFuture {
+    type Output = Result<Response, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.get_mut().0 {
+            State::Ready(response) => {
+                Poll::Ready(Ok(response.take().expect("not polled after completion")))
+            }
+            State::Boxed(future) => future.as_mut().poll(cx),
+        }
+    }
+}
+
+impl fmt::Debug for ResponseFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
 }

@@ -1,7 +1,6 @@
 //! Calls of the service, whose panics are caught, and whose responses are ours.
 
 use std::{
-    any::{Any, TypeId},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     task::{Context, Poll, ready},
@@ -14,12 +13,11 @@ use crate::{
     HttpService, Request, Response,
     body::{Body, HttpBody},
     error::{BoxError, panic_message},
-    service::{BoxFuture, ResponseFuture},
 };
 
 /// The service's future. Its type is erased here, so that the driver's state does not depend on the
 /// service.
-pub(super) type Call = BoxFuture;
+pub(super) type Call = Pin<Box<dyn Future<Output = Result<Response, BoxError>> + Send>>;
 
 /// Calls the service, which must be ready.
 pub(super) fn call_service<S>(service: &mut S, request: Request) -> Call
@@ -27,12 +25,6 @@ where
     S: HttpService,
     S::Future: Send + 'static,
 {
-    if TypeId::of::<S::Future>() == TypeId::of::<ResponseFuture>() {
-        let mut slot = Some(service.call(request));
-        let ours = (&mut slot as &mut dyn Any).downcast_mut::<Option<ResponseFuture>>();
-        // A cache has boxed the future of a miss. A second box would be another allocation.
-        return ours.and_then(Option::take).expect("it is of this type").into_boxed();
-    }
     Box::pin(IntoResponse(service.call(request)))
 }
 
