@@ -43,7 +43,10 @@ impl<S: HttpService + Clone> Forward<S> {
     pub(super) fn new(shared: &Arc<Shared>, inner: &mut S, request: Request, then: Then) -> Self {
         let call = match inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => Call::Called(inner.call(request)),
-            Poll::Ready(Err(error)) => Call::Failed(Some(error.into())),
+            Poll::Ready(Err(error)) => {
+                *inner = inner.clone(); // one that has failed is not used again
+                Call::Failed(Some(error.into()))
+            }
             Poll::Pending => {
                 // It may have a place in a queue now, so it is the one that is polled again, with the waker of the task.
                 let next = inner.clone();

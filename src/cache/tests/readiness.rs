@@ -67,6 +67,8 @@ async fn request_waits_for_the_readiness_of_the_service() {
 /// A service that records which of its clones is polled or called. Ready after the test has opened it.
 struct Numbered {
     number: usize,
+    /// The clone whose readiness is an error.
+    broken: Option<usize>,
     clones: Arc<AtomicUsize>,
     is_open: Arc<Mutex<bool>>,
     seen: Arc<Mutex<Vec<(&'static str, usize)>>>,
@@ -75,8 +77,9 @@ struct Numbered {
 impl Clone for Numbered {
     fn clone(&self) -> Self {
         let number = self.clones.fetch_add(1, Relaxed) + 1;
-        let Self { clones, is_open, seen, .. } = self;
-        Self { number, clones: clones.clone(), is_open: is_open.clone(), seen: seen.clone() }
+        let Self { broken, clones, is_open, seen, .. } = self;
+        let (clones, is_open, seen) = (clones.clone(), is_open.clone(), seen.clone());
+        Self { number, broken: *broken, clones, is_open, seen }
     }
 }
 
@@ -87,6 +90,9 @@ impl Service<Request> for Numbered {
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.seen.lock().unwrap().push(("poll", self.number));
+        if self.broken == Some(self.number) {
+            return Poll::Ready(Err("broken".into()));
+        }
         if *self.is_open.lock().unwrap() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
@@ -99,7 +105,7 @@ impl Service<Request> for Numbered {
 #[tokio::test]
 async fn ready_service_is_called_without_a_clone() {
     let (seen, is_open) = (Arc::default(), Arc::new(Mutex::new(true)));
-    let service = Numbered { number: 0, clones: Arc::default(), is_open, seen };
+    let service = Numbered { number: 0, broken: None, clones: Arc::default(), is_open, seen };
     let seen = service.seen.clone();
     let mut cache = CacheLayer::new().layer(service);
     for path in ["/1", "/2"] {
@@ -112,7 +118,7 @@ async fn ready_service_is_called_without_a_clone() {
 #[tokio::test]
 async fn service_that_is_not_ready_stays_with_the_request_that_polled_it() {
     let (seen, is_open) = (Arc::default(), Arc::new(Mutex::new(false)));
-    let service = Numbered { number: 0, clones: Arc::default(), is_open, seen };
+    let service = Numbered { number: 0, broken: None, clones: Arc::default(), is_open, seen };
     let (seen, is_open) = (service.seen.clone(), service.is_open.clone());
     let mut cache = CacheLayer::new().layer(service);
     let (first, second) = (cache.call(get("/1", &[])), cache.call(get("/2", &[])));
@@ -121,4 +127,15 @@ async fn service_that_is_not_ready_stays_with_the_request_that_polled_it() {
     assert!(second.await.is_ok() && first.await.is_ok());
     let want = [("poll", 1), ("call", 1), ("poll", 0), ("call", 0)];
     assert_eq!(seen.lock().unwrap()[2..], want);
+}
+
+#[tokio::test]
+async fn service_whose_readiness_has_failed_is_not_used_again() {
+    let (seen, is_open) = (Arc::default(), Arc::new(Mutex::new(true)));
+    let service = Numbered { number: 0, broken: Some(0), clones: Arc::default(), is_open, seen };
+    let seen = service.seen.clone();
+    let mut cache = CacheLayer::new().layer(service);
+    assert_eq!(cache.call(get("/1", &[])).await.unwrap_err().to_string(), "broken");
+    assert_eq!(text(cache.call(get("/2", &[])).await.unwrap()).await, "answer");
+    assert_eq!(*seen.lock().unwrap(), [("poll", 0), ("poll", 1), ("call", 1)]);
 }
