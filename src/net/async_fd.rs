@@ -2,9 +2,9 @@
 
 #![allow(unsafe_code, reason = "AsyncFd::register_with_interest is the only constructor")]
 
+use std::os::fd::OwnedFd;
 #[cfg(feature = "process")]
-use std::sync::Arc;
-use std::{io, os::fd::OwnedFd};
+use std::{io, sync::Arc};
 
 use tokio::io::{
     Interest,
