@@ -41,10 +41,10 @@ use crate::{
 ///
 /// Always ready. The readiness of the inner service is awaited when a request is forwarded.
 ///
-/// [`call`](Service::call) polls the inner service for its readiness, and calls it at once if it is ready. Otherwise the
-/// request waits with it, and later requests get a clone. `call` must therefore be called within the runtime that the inner
-/// service needs, for example for its timers and tasks. A future that is dropped without having been polled may have sent its
-/// request already.
+/// [`call`](Service::call) polls the inner service for its readiness, and calls it at once if it is ready. If it is not,
+/// the future takes it and waits for it, and leaves a clone in its place. `call` must therefore be called within the runtime
+/// that the inner service needs, for example for its timers and tasks. A future that is dropped without having been polled may
+/// have sent its request already.
 #[derive(Debug, Clone)]
 pub struct Cache<S> {
     inner: S,

@@ -28,7 +28,7 @@ impl Pool {
         self.lock().queue.add_lookahead(id, link);
     }
 
-    /// Sends queued requests ahead to busy workers, after worker `id` has begun a request.
+    /// Sends queued requests ahead to busy workers. Called when worker `id` has begun a request.
     pub(in super::super) fn send_ahead(&self, id: WorkerId) {
         let mut s = self.lock();
         s.queue.on_begun(id);

@@ -60,13 +60,13 @@ pub(crate) enum NotSent {
 
 /// The requests that are ahead, oldest first, and the workers that support it.
 ///
-/// A request that is sent or begun costs a look at each worker, but not at each request that is ahead: the lock of the pool
-/// is held meanwhile.
+/// The pool's lock is held for each operation. To send a request, or to begin one of the oldest, takes time in proportion
+/// to the number of workers, not to the number of requests that are ahead.
 #[derive(Default)]
 pub(super) struct Ahead {
     /// A worker begins one of the oldest, which is near the front.
     entries: VecDeque<Entry>,
-    /// The number of entries that are known to be begun.
+    /// The number of entries with `is_begun`.
     begun: usize,
     workers: Vec<Candidate>,
     /// The latest time at which a request is taken back for an idle worker, after that was not possible.
@@ -87,7 +87,7 @@ struct Candidate {
     link: Arc<dyn Lookahead>,
     /// The number of its requests that are ahead.
     count: usize,
-    /// Whether it has refused a request since it has begun its last one, or one of its own was taken back.
+    /// Whether it has refused a request. Cleared when it begins one, and when one of its requests is taken back.
     is_full: bool,
 }
 
@@ -127,7 +127,7 @@ impl Ahead {
         job
     }
 
-    /// Records that a worker has begun a request, so that others may be sent ahead to it.
+    /// Clears `is_full` of a worker, which has begun a request.
     fn reopen(&mut self, worker: WorkerId) {
         if let Some(candidate) = self.candidate(worker) {
             candidate.is_full = false;
@@ -281,7 +281,7 @@ impl Queue {
         self.ahead.add_worker(worker, link);
     }
 
-    /// Records that `worker` has begun a job and may be sent others ahead. [`send_ahead`](Self::send_ahead) follows.
+    /// Records that `worker` has begun a job, so that it is asked again by the next [`send_ahead`](Self::send_ahead).
     pub(in super::super) fn on_begun(&mut self, worker: WorkerId) {
         self.ahead.reopen(worker);
     }

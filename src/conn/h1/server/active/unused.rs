@@ -4,7 +4,7 @@ use std::{cell::RefCell, sync::Arc};
 
 use super::{Active, Idle, Limits};
 
-/// States that a thread keeps, 512: at most 3 MiB. A proxy may have that many requests under way on a thread.
+/// States that a thread keeps, 512: at most 3.2 MiB. A proxy may have that many requests under way on a thread.
 const MAX_KEPT: usize = 512;
 
 thread_local! {
