@@ -10,7 +10,7 @@
 //!
 //! | frame | |
 //! |---|---|
-//! | `(id, deadline, environ, body)` | A request. `id`: from 0 to 2<sup>31</sup> - 1, see [`MAX_ID`]. `deadline`: seconds from now, a float, or `None`. `environ`: a dict of strings. |
+//! | `(id, environ, body)` | A request. `id`: from 0 to 2<sup>31</sup> - 1, see [`MAX_ID`]. `environ`: a dict of strings. |
 //! | `(3, None)` | The worker, which has no request, becomes the process that forks workers, see below. The descriptor of its control socket is sent in a message of one byte after the frame. |
 //! | `(id,)` | The client of this request has disconnected. The worker may discard the response, but still ends the request. Before the response has begun, it is sent only to a worker that runs several requests at a time. |
 //!
@@ -38,6 +38,7 @@
 //! | `(5, id, status, headers, offset, length)` | [`File`](Reply::File): a response whose body is in the file whose descriptor this message has |
 //! | `(6, id, message, traceback)` | [`Failed`](Reply::Failed): the application raised an exception |
 //! | `(7, id, text)` | [`Log`](Reply::Log): output of the application to `wsgi.errors` |
+//! | `(11, id, traceback)` | [`Raised`](Reply::Raised): the application raised an exception after its response |
 //!
 //! A process may load the application once and fork workers. It has its own socket, sends `(0,)` when it has loaded
 //! the application, and then answers one command after another. A worker that becomes such a process closes the socket of
@@ -49,8 +50,8 @@
 //! | `(2, pid)` | `(9, is_signal, number)`: [`Reaped`](Reply::Reaped) | Reap a worker that has ended. The reply is [`NotForked`](Reply::NotForked) if it is no child. |
 //!
 //! `status` is a string like `200 OK`, `headers` a list of pairs of strings or bytes, as returned by the application.
-//! Any other frame is a [`Fault`], after which the worker must be stopped. A head that is not valid in HTTP is a
-//! [`BadHead`], a fault of the application, and its worker continues.
+//! Any other frame is a [`Fault`], after which the worker must be stopped. A head that is not valid in HTTP, or has values
+//! of other types, is a [`BadHead`], a fault of the application, and its worker continues.
 
 mod marshal;
 mod reply;
@@ -62,8 +63,8 @@ pub use marshal::Fault;
 pub use reply::{BadHead, Head, MAX_FIELDS, Reply};
 pub use request::{RequestBody, RequestEncoder, TooLarge, cancel, fork, reap, refork, request_id};
 
-/// Maximum size of a frame: 160 KiB. It must be below the kernel's limit for a message, which is the size of a
-/// socket's send buffer, 208 KiB unless `net.core.wmem_max` is lower.
+/// Maximum size of a frame: 160 KiB. It must be below the kernel's limit for a message, which is the size of a socket's send
+/// buffer: 208 KiB by default (`net.core.wmem_default`).
 pub const MAX_FRAME: usize = 160 << 10;
 
 /// Maximum size of a body inside of a frame: 64 KiB, which leaves 96 KiB for the head.

@@ -28,6 +28,8 @@ mod scan;
 #[cfg(test)]
 pub(crate) mod tests;
 
+#[cfg(feature = "h2")]
+pub(super) use chunked::is_forbidden_trailer;
 pub(super) use field_lines::FieldLines;
 pub(super) use framing::parse_content_length;
 pub(super) use name::is_ambiguous as is_ambiguous_name;

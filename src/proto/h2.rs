@@ -10,6 +10,8 @@ mod request;
 mod response;
 #[cfg(feature = "h2")]
 mod sent_frames;
+#[cfg(feature = "h2")]
+mod trailers;
 
 pub use frame_meter::{Flood, FrameLimits, FrameMeter};
 #[cfg(feature = "h2")]
@@ -20,6 +22,8 @@ pub(crate) use request::{ValidRequest, validate_request};
 pub(crate) use response::{prepare_interim, prepare_response};
 #[cfg(feature = "h2")]
 pub(crate) use sent_frames::{Sent, SentFrames};
+#[cfg(feature = "h2")]
+pub(crate) use trailers::{remove_framing, validate_trailers};
 
 /// The bytes with which a client begins (RFC 9113 section 3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -3,7 +3,7 @@
 #[cfg_attr(not(feature = "process"), allow(dead_code, reason = "for worker processes"))]
 mod wsgi;
 
-use std::{borrow::Cow, net::SocketAddr};
+use std::{borrow::Cow, net::IpAddr};
 
 use http::{
     HeaderMap, HeaderName, Request, Uri, Version,
@@ -11,7 +11,7 @@ use http::{
     uri::Scheme,
 };
 
-use super::target::{BadTarget, OriginalUri, file_path, normalize};
+use super::target::{BadTarget, OriginalUri, RewrittenPath, file_path, normalize};
 use crate::peer::Peer;
 
 #[cfg_attr(not(feature = "process"), allow(unused_imports, reason = "for worker processes"))]
@@ -186,12 +186,8 @@ impl Scripts {
         peer: &Peer,
         mut push: impl FnMut(&str, &[u8]),
     ) -> Result<(), BadTarget> {
-        let original = match request.extensions().get() {
-            Some(OriginalUri(uri)) => uri,
-            None => request.uri(),
-        };
-        let uri = original.path_and_query().map_or("/", |both| both.as_str());
-        let script_name = mount(original.path(), request.uri().path())? + &script.name;
+        let uri = original_uri(request).path_and_query().map_or("/", |both| both.as_str());
+        let script_name = mount(request)? + &script.name;
         push("GATEWAY_INTERFACE", b"CGI/1.1");
         push("SERVER_SOFTWARE", b"vestibule");
         push("SERVER_PROTOCOL", protocol(request.version()).as_bytes());
@@ -234,11 +230,18 @@ fn decoded(normal: &str) -> Result<String, BadTarget> {
     Ok(format!("/{}", file_path(normal)?))
 }
 
-/// Returns the prefix that a router has removed: `whole` without `below`.
-fn mount(whole: &str, below: &str) -> Result<String, BadTarget> {
+/// Returns the URI that the client sent.
+fn original_uri<B>(request: &Request<B>) -> &Uri {
+    request.extensions().get::<OriginalUri>().map_or_else(|| request.uri(), |OriginalUri(uri)| uri)
+}
+
+/// Returns the prefix that a router has removed: the original path without the one that is left.
+fn mount<B>(request: &Request<B>) -> Result<String, BadTarget> {
+    let (whole, below) = (original_uri(request).path(), request.uri().path());
+    let is_rewritten = || request.extensions().get::<RewrittenPath>().is_some();
     let removed = match whole.strip_suffix(below) {
         Some(removed) => removed,
-        None if below == "/" => whole, // `/app` is `/` below `/app`
+        None if below == "/" && !is_rewritten() => whole, // `/app` is `/` below `/app`
         None => "",
     };
     if removed.is_empty() { Ok(String::new()) } else { decoded(&normalize(removed)?) }
@@ -259,28 +262,27 @@ fn addresses(headers: &HeaderMap, uri: &Uri, peer: &Peer, push: &mut impl FnMut(
     if is_https {
         push("HTTPS", b"on");
     }
-    let text = |addr: SocketAddr| addr.ip().to_canonical().to_string();
+    let text = |ip: IpAddr| ip.to_canonical().to_string();
     let local = peer.proxy_addresses().map(|a| a.destination).or_else(|| peer.local_addr());
     let named = headers.get(HOST).and_then(|value| value.to_str().ok());
     let named = named.or_else(|| uri.authority().map(|a| host(a.as_str())));
     let name = match (named.map(without_port), local) {
         (Some(name), _) if !name.is_empty() => Cow::Borrowed(name),
-        (_, Some(local)) => Cow::Owned(text(local)),
+        (_, Some(local)) => Cow::Owned(text(local.ip())),
         _ => Cow::Borrowed("localhost"),
     };
     push("SERVER_NAME", name.as_bytes());
     let port = local.map_or(if is_https { 443 } else { 80 }, |local| local.port());
     push("SERVER_PORT", port.to_string().as_bytes());
     if let Some(local) = local {
-        push("SERVER_ADDR", text(local).as_bytes());
+        push("SERVER_ADDR", text(local.ip()).as_bytes());
     }
-    match peer.addr() {
-        Some(client) => {
-            push("REMOTE_ADDR", text(client).as_bytes());
-            push("REMOTE_PORT", client.port().to_string().as_bytes());
-        }
-        // RFC 3875 section 4.1.8 requires the variable; this is nginx's value for a Unix socket.
-        None => push("REMOTE_ADDR", b"unix:"),
+    // RFC 3875 section 4.1.8 requires the variable; this is nginx's value for a Unix socket.
+    let client = peer.ip().map_or(Cow::Borrowed("unix:"), |ip| Cow::Owned(text(ip)));
+    push("REMOTE_ADDR", client.as_bytes());
+    // A trusted proxy often names the client's address only.
+    if let Some(client) = peer.addr() {
+        push("REMOTE_PORT", client.port().to_string().as_bytes());
     }
 }
 

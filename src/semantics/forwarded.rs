@@ -1,6 +1,11 @@
 //! Fields that name the client, received from proxies and sent to upstream servers: `Forwarded` (RFC 7239)
 //! and `X-Forwarded-*`.
 
+#[cfg_attr(
+    not(all(feature = "upstream", feature = "process")),
+    allow(dead_code, reason = "for subrequests, and the gateways that forward them")
+)]
+mod authorized;
 mod client;
 
 use std::{
@@ -14,6 +19,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED, uri::Scheme};
 use super::lookalike;
 use crate::peer::Peer;
 
+#[cfg_attr(not(feature = "server"), allow(unused_imports, reason = "for subrequests"))]
+pub(crate) use authorized::{AuthorizedRequest, X_FORWARDED_METHOD, X_FORWARDED_URI};
 pub use client::{
     ClientField, InvalidClientField, MAX_BYTES, MAX_HOPS, NamedClient, remove_client_fields,
     x_forwarded_proto,
@@ -172,7 +179,7 @@ fn remove_untrusted(headers: &mut HeaderMap, trust: Trust) {
 }
 
 /// Returns whether this is a field that names the client, also after CGI has folded `_` and `.` to `-`.
-fn is_client_field(name: &[u8]) -> bool {
+pub(super) fn is_client_field(name: &[u8]) -> bool {
     match name.first() {
         Some(b'f') => name == b"forwarded",
         Some(b't') => folds_to(name, b"true-client-ip"),

@@ -1,6 +1,8 @@
 //! Hop-by-hop fields, which apply to one connection and must not be forwarded (RFC 9110 section 7.6.1).
 
-use http::{HeaderMap, HeaderValue, header::CONNECTION};
+use http::{HeaderMap, HeaderName, HeaderValue, header::CONNECTION};
+
+use super::forwarded::is_client_field;
 
 /// Fields for one connection only, whether or not `Connection` names them.
 const HOP_BY_HOP: [&str; 7] = [
@@ -84,6 +86,44 @@ pub fn strip(headers: &mut HeaderMap) {
     }
 }
 
+/// Removes the fields that the client names in `Connection`, and their names from it.
+///
+/// The server calls it before any service, because of what a client could do otherwise:
+/// - Name a field that a layer adds, such as that of an authenticated user: [`strip`] would remove it from the forwarded
+///   request.
+/// - Name a field that a cache selects by: the stored response would be that for a request without the field.
+///
+/// Fields that name the client, such as `X-Forwarded-For`, stay: a proxy that has added them may have kept the `Connection` of
+/// its client.
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "for the driver"))]
+pub(crate) fn remove_named(headers: &mut HeaderMap) {
+    let lists: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
+    let options = || {
+        let options = lists.iter().flat_map(|list| list.as_bytes().split(|&b| b == b','));
+        options.map(<[u8]>::trim_ascii).filter(|option| !option.is_empty())
+    };
+    // The options of the connection itself.
+    let is_own = |option: &&[u8]| {
+        let mut own = ["close", "keep-alive"].iter().chain(&HOP_BY_HOP);
+        own.any(|own| option.eq_ignore_ascii_case(own.as_bytes()))
+    };
+    if options().all(|option| is_own(&option)) {
+        return;
+    }
+    headers.remove(CONNECTION);
+    let own = options().filter(is_own).collect::<Vec<_>>().join(&b", "[..]);
+    if let (false, Ok(own)) = (own.is_empty(), HeaderValue::from_bytes(&own)) {
+        headers.insert(CONNECTION, own);
+    }
+    for option in options().filter(|option| !is_own(option)) {
+        let Ok(name) = HeaderName::from_bytes(option) else { continue };
+        let name = name.as_str();
+        if !END_TO_END.contains(&name) && !is_client_field(name.as_bytes()) {
+            headers.remove(name);
+        }
+    }
+}
+
 /// The bit of `Connection` in the result of [`find_fields`], after one for each of [`HOP_BY_HOP`].
 const CONNECTION_BIT: u8 = 1 << HOP_BY_HOP.len();
 
@@ -129,7 +169,7 @@ mod tests {
     fn map(fields: &[(&str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
-            let name: http::HeaderName = name.parse().unwrap();
+            let name: HeaderName = name.parse().unwrap();
             headers.append(name, value.parse().unwrap());
         }
         headers
@@ -177,6 +217,33 @@ mod tests {
         headers.insert("x-forwarded-for", HeaderValue::from_static("192.0.2.1"));
         strip(&mut headers);
         assert_eq!(headers["x-forwarded-for"], "192.0.2.1");
+    }
+
+    #[test]
+    fn removal_of_named_fields_keeps_the_options_of_the_connection() {
+        let removed = |fields: &[(&str, &str)]| -> Vec<String> {
+            let mut headers = map(fields);
+            remove_named(&mut headers);
+            headers.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect()
+        };
+        let own = [("connection", "Upgrade,, HTTP2-Settings"), ("te", "trailers")];
+        assert_eq!(removed(&own), ["connection: Upgrade,, HTTP2-Settings", "te: trailers"]);
+        let fields = [
+            ("connection", "X-User , close,("),
+            ("x-user", "a"),
+            ("x-user", "b"),
+            ("upgrade", "websocket"),
+            ("connection", "upgrade, Origin"),
+            ("origin", "b"),
+            ("x-other", "c"),
+        ];
+        let mut left = removed(&fields);
+        left.sort_unstable();
+        assert_eq!(left, ["connection: close, upgrade", "upgrade: websocket", "x-other: c"]);
+        for kept in ["cookie", "authorization", "x-forwarded-for", "forwarded", "x-real-ip"] {
+            let field = format!("{kept}: a");
+            assert_eq!(removed(&[("connection", &kept.to_uppercase()), (kept, "a")]), [field]);
+        }
     }
 
     #[test]

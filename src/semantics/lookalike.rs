@@ -64,6 +64,46 @@ pub fn strip(headers: &mut HeaderMap) -> bool {
     !names.is_empty()
 }
 
+/// Removes a field, and all fields whose names differ from its name only by `-`, `_` and `.`.
+///
+/// ```
+/// use http::{HeaderMap, HeaderName, HeaderValue};
+/// use vestibule::semantics::lookalike;
+///
+/// let mut headers = HeaderMap::new();
+/// for name in ["x-user", "X_User", "x-users"] {
+///     headers.insert(name.parse::<HeaderName>().unwrap(), HeaderValue::from_static("root"));
+/// }
+/// lookalike::remove(&mut headers, &HeaderName::from_static("x-user"));
+/// assert_eq!(headers.len(), 1);
+/// ```
+pub fn remove(headers: &mut HeaderMap, name: &HeaderName) {
+    let fold = |b: &u8| if matches!(b, b'_' | b'.') { b'-' } else { *b };
+    let is_same = |other: &&HeaderName| {
+        let (name, other) = (name.as_str().as_bytes(), other.as_str().as_bytes());
+        name.len() == other.len() && name.iter().map(fold).eq(other.iter().map(fold))
+    };
+    let names: Vec<HeaderName> = headers.keys().filter(is_same).cloned().collect();
+    for name in &names {
+        headers.remove(name);
+    }
+}
+
+/// Removes the fields whose names have `_` or `.` in place of a `-` of this name, but not a field of this name.
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "for the layer that edits fields"))]
+pub(crate) fn strip_of(headers: &mut HeaderMap, name: &HeaderName) {
+    let known = name.as_str().as_bytes();
+    let is_other = |other: &&HeaderName| {
+        let other = other.as_str().as_bytes();
+        let is_same = |(&o, &k): (&u8, &u8)| o == k || k == b'-' && matches!(o, b'_' | b'.');
+        other.len() == known.len() && other != known && other.iter().zip(known).all(is_same)
+    };
+    let names: Vec<HeaderName> = headers.keys().filter(is_other).cloned().collect();
+    for name in &names {
+        headers.remove(name);
+    }
+}
+
 fn is_lookalike_of(name: &[u8], protected: &[u8]) -> bool {
     let is_prefix = protected == b"x-forwarded";
     if name.len() < protected.len() || (name.len() > protected.len() && !is_prefix) {

@@ -6,7 +6,7 @@ use std::{error::Error as StdError, time::Duration};
 
 use bytes::BytesMut;
 use http::{
-    HeaderMap, HeaderValue, Response, StatusCode,
+    HeaderMap, HeaderValue, Method, Response, StatusCode,
     header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER, VARY},
 };
 
@@ -29,28 +29,30 @@ pub enum Format {
     /// `application/problem+json` (RFC 9457): `status`, `title`, and `detail` if there is one.
     Json,
     /// Trailers only, for clients of gRPC: status 200 and no body, with `grpc-status` and `grpc-message` in the head.
-    /// The code is that of gRPC's table for the status, for example 14, unavailable, for 502, 503 and 504.
+    /// The code is that of gRPC's table for the status, for example 14, unavailable, for 502, 503 and 504. It has
+    /// `cache-control: no-store`.
     Grpc,
 }
 
 impl Format {
-    /// Returns `Grpc` for a request of the type `application/grpc`, with or without a suffix such as `+proto`.
+    /// Returns `Grpc` for a POST of the type `application/grpc`, with or without a suffix such as `+proto`.
     /// Otherwise returns `Json` for a client that prefers `application/json` or `application/problem+json` to plain
     /// text, or that names either and gives plain text the same weight, and `Text` for all others.
     ///
     /// ```
-    /// use http::{HeaderMap, HeaderValue, header::ACCEPT};
+    /// use http::{HeaderMap, HeaderValue, Method, header::ACCEPT};
     /// use vestibule::semantics::problem::Format;
     ///
     /// let of = |accept| {
-    ///     Format::of(&HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]))
+    ///     let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]);
+    ///     Format::of(&Method::GET, &headers)
     /// };
     /// assert_eq!(of("application/json, text/plain, */*"), Format::Json);
     /// assert_eq!(of("text/html, */*;q=0.8"), Format::Text);
-    /// assert_eq!(Format::of(&HeaderMap::new()), Format::Text);
+    /// assert_eq!(Format::of(&Method::GET, &HeaderMap::new()), Format::Text);
     /// ```
-    pub fn of(headers: &HeaderMap) -> Self {
-        if grpc::is_grpc(headers) {
+    pub fn of(method: &Method, headers: &HeaderMap) -> Self {
+        if grpc::is_grpc(method, headers) {
             return Self::Grpc;
         }
         // A type that clients do not list: it matches `application/*` at most.
@@ -69,8 +71,8 @@ impl Format {
 
     /// Returns the format for a request whose `Accept` is not evaluated: `Grpc` or `Text`.
     #[cfg_attr(not(feature = "h2"), allow(dead_code, reason = "for the driver of HTTP/2"))]
-    pub(crate) fn without_accept(headers: &HeaderMap) -> Self {
-        if grpc::is_grpc(headers) { Self::Grpc } else { Self::Text }
+    pub(crate) fn without_accept(method: &Method, headers: &HeaderMap) -> Self {
+        if grpc::is_grpc(method, headers) { Self::Grpc } else { Self::Text }
     }
 }
 
@@ -83,8 +85,8 @@ pub struct Accept {
 
 impl Accept {
     /// Returns the field of a request. Several lines are joined.
-    pub fn of(headers: &HeaderMap) -> Self {
-        let is_grpc = grpc::is_grpc(headers);
+    pub fn of(method: &Method, headers: &HeaderMap) -> Self {
+        let is_grpc = grpc::is_grpc(method, headers);
         let mut lines = headers.get_all(ACCEPT).iter();
         let first = lines.next();
         if first.is_none() || lines.next().is_none() {
@@ -99,7 +101,10 @@ impl Accept {
         match &self.field {
             _ if self.is_grpc => Format::Grpc,
             None => Format::Text,
-            Some(accept) => Format::of(&HeaderMap::from_iter([(ACCEPT, accept.clone())])),
+            Some(accept) => {
+                // The method decides about gRPC only.
+                Format::of(&Method::GET, &HeaderMap::from_iter([(ACCEPT, accept.clone())]))
+            }
         }
     }
 }
@@ -268,8 +273,8 @@ mod tests {
             for line in lines {
                 headers.append(ACCEPT, line.parse().unwrap());
             }
-            assert_eq!(Format::of(&headers), want, "{lines:?}");
-            assert_eq!(Accept::of(&headers).format(), want, "{lines:?}");
+            assert_eq!(Format::of(&Method::GET, &headers), want, "{lines:?}");
+            assert_eq!(Accept::of(&Method::GET, &headers).format(), want, "{lines:?}");
         }
     }
 

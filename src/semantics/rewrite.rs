@@ -9,6 +9,8 @@ use http::{
     uri::PathAndQuery,
 };
 
+use super::target::{BadTarget, has_dot_segment};
+
 /// Maps the paths that clients request to paths of a server, as nginx's `location /app/` with
 /// `proxy_pass http://server/base/;`, and maps the responses of the server back: redirects to its own paths and address
 /// (`proxy_redirect`), and the `Path` and `Domain` of its cookies.
@@ -24,7 +26,7 @@ use http::{
 ///     .path("/app", "/")?
 ///     .server("10.0.0.1:3000")
 ///     .cookie_domain("internal.example", Some("example.com"));
-/// let uri = rewrite.request_target(&Uri::from_static("/app/login?next=/")).unwrap();
+/// let uri = rewrite.request_target(&Uri::from_static("/app/login?next=/"))?.unwrap();
 /// assert_eq!(uri, "/login?next=/");
 ///
 /// let mut headers = HeaderMap::new();
@@ -50,6 +52,15 @@ struct ServerName {
     is_https: bool,
     /// Without the scheme's default port.
     authority: String,
+}
+
+/// The names of a server in one of its responses, beside those of all responses.
+#[derive(Clone, Copy)]
+struct Names<'a> {
+    /// The `Host` that was sent.
+    host: Option<&'a HeaderValue>,
+    /// Its authority, and whether it is at `https`.
+    server: Option<(bool, &'a HeaderValue)>,
 }
 
 /// The error of a prefix that is not a path.
@@ -107,33 +118,46 @@ impl Rewrite {
 
     /// Returns the target that is sent to the server; `None` if the request's path is not below the public
     /// prefix.
-    pub fn request_target(&self, target: &Uri) -> Option<Uri> {
-        let Some((public, server)) = &self.path else { return Some(target.clone()) };
-        let path = below(target.path(), public)?;
-        let mut text = format!("{server}{path}");
-        if !text.starts_with('/') {
-            text.insert(0, '/');
+    ///
+    /// # Errors
+    /// [`BadTarget::DotSegment`] if paths are mapped and this one has a segment `.` or `..`, plain or escaped: the server
+    /// might resolve it to a path that is not below its prefix.
+    pub fn request_target(&self, target: &Uri) -> Result<Option<Uri>, BadTarget> {
+        let Some((public, server)) = &self.path else { return Ok(Some(target.clone())) };
+        let Some(path) = below(target.path(), public) else { return Ok(None) };
+        if has_dot_segment(target.path().as_bytes()) {
+            return Err(BadTarget::DotSegment);
         }
-        if let Some(query) = target.query() {
-            text.extend(["?", query]);
-        }
-        let mut parts = target.clone().into_parts();
-        parts.path_and_query = Some(PathAndQuery::try_from(text).ok()?);
-        Uri::from_parts(parts).ok()
+        Ok(mapped(target, server, path))
     }
 
     /// Rewrites `Location`, `Content-Location`, `Refresh` and `Set-Cookie` of a response. `host` is the `Host` that was
     /// sent to the server: a redirect to it by `http` names the server, too.
     pub fn response(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>) {
+        self.rewrite_response(headers, Names { host, server: None });
+    }
+
+    /// The same for a response of the server with this authority, at `https` or not.
+    #[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "for its servers"))]
+    pub(crate) fn response_of(
+        &self,
+        headers: &mut HeaderMap,
+        host: Option<&HeaderValue>,
+        server: (bool, &HeaderValue),
+    ) {
+        self.rewrite_response(headers, Names { host, server: Some(server) });
+    }
+
+    fn rewrite_response(&self, headers: &mut HeaderMap, names: Names<'_>) {
         for name in [LOCATION, CONTENT_LOCATION] {
             if let Some(value) = headers.get(&name)
-                && let Some(changed) = self.location(value.as_bytes(), host)
+                && let Some(changed) = self.location(value.as_bytes(), names)
             {
                 headers.insert(name, changed);
             }
         }
         if let Some(value) = headers.get(REFRESH)
-            && let Some(changed) = self.refresh(value.as_bytes(), host)
+            && let Some(changed) = self.refresh(value.as_bytes(), names)
         {
             headers.insert(REFRESH, changed);
         }
@@ -148,14 +172,14 @@ impl Rewrite {
     }
 
     /// Returns the changed location, or `None` if it is kept.
-    fn location(&self, value: &[u8], host: Option<&HeaderValue>) -> Option<HeaderValue> {
+    fn location(&self, value: &[u8], names: Names<'_>) -> Option<HeaderValue> {
         let text = std::str::from_utf8(value).ok()?;
-        HeaderValue::from_str(&self.public_target(text, host)?).ok()
+        HeaderValue::from_str(&self.public_target(text, names)?).ok()
     }
 
     /// Returns the changed `Refresh`, `5; url=/path`, or `None` if it is kept. No RFC defines the field: browsers follow
     /// the HTML standard, which allows a comma and quotes.
-    fn refresh(&self, value: &[u8], host: Option<&HeaderValue>) -> Option<HeaderValue> {
+    fn refresh(&self, value: &[u8], names: Names<'_>) -> Option<HeaderValue> {
         let text = std::str::from_utf8(value).ok()?;
         let separator = text.find([';', ','])?;
         let equals = separator + text[separator..].find('=')?;
@@ -165,19 +189,19 @@ impl Rewrite {
             .iter()
             .find_map(|&quote| target.strip_prefix(quote)?.strip_suffix(quote))
             .unwrap_or(target);
-        let changed = self.public_target(unquoted, host).filter(|_| is_url)?;
+        let changed = self.public_target(unquoted, names).filter(|_| is_url)?;
         let (start, end) = text.split_once(unquoted)?;
         HeaderValue::from_str(&format!("{start}{changed}{end}")).ok()
     }
 
     /// Returns the target for clients that maps to the server's `target`; `None` if it is the same, or on another host.
-    fn public_target(&self, target: &str, host: Option<&HeaderValue>) -> Option<String> {
+    fn public_target(&self, target: &str, names: Names<'_>) -> Option<String> {
         let path = match after_scheme(target) {
             // The rest is an authority and an optional path.
             Some((is_https, rest)) => {
                 let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
                 let (authority, path) = rest.split_at(end);
-                self.names_server(is_https, authority, host).then_some(path)?
+                self.names_server(is_https, authority, names).then_some(path)?
             }
             None if target.starts_with('/') => target,
             None => return None, // relative to the request's path, or of another scheme
@@ -189,18 +213,16 @@ impl Rewrite {
     }
 
     /// Returns whether an authority is the server's. Without a scheme, both schemes match.
-    fn names_server(
-        &self,
-        is_https: Option<bool>,
-        authority: &str,
-        host: Option<&HeaderValue>,
-    ) -> bool {
+    fn names_server(&self, is_https: Option<bool>, authority: &str, names: Names<'_>) -> bool {
         let is = |of_https: bool, name: &str| {
             is_https.is_none_or(|is_https| is_https == of_https)
                 && without_default_port(authority, of_https)
                     .eq_ignore_ascii_case(without_default_port(name, of_https))
         };
-        host.and_then(|host| host.to_str().ok()).is_some_and(|host| is(false, host))
+        let is_name =
+            |of_https: bool, name: &HeaderValue| name.to_str().is_ok_and(|name| is(of_https, name));
+        names.host.is_some_and(|host| is_name(false, host))
+            || names.server.is_some_and(|(of_https, name)| is_name(of_https, name))
             || self.servers.iter().any(|server| is(server.is_https, &server.authority))
     }
 
@@ -254,6 +276,20 @@ impl Rewrite {
         let found = self.domains.iter().find(|(from, _)| from.eq_ignore_ascii_case(domain))?;
         Some(found.1.as_deref())
     }
+}
+
+/// Returns `target` with `prefix` and `path`.
+fn mapped(target: &Uri, prefix: &str, path: &str) -> Option<Uri> {
+    let mut text = format!("{prefix}{path}");
+    if !text.starts_with('/') {
+        text.insert(0, '/');
+    }
+    if let Some(query) = target.query() {
+        text.extend(["?", query]);
+    }
+    let mut parts = target.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::try_from(text).ok()?);
+    Uri::from_parts(parts).ok()
 }
 
 fn prefix(text: &str) -> Result<String, InvalidPrefix> {

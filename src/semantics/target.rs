@@ -27,6 +27,12 @@ pub use pattern::{InvalidPattern, PathPattern};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OriginalUri(pub Uri);
 
+/// Marks a request whose path was rewritten, in its extensions: its [`OriginalUri`] does not begin with the prefix of a nested
+/// service.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "for the layer that rewrites"))]
+pub(crate) struct RewrittenPath;
+
 /// The reason why a path has no normal form. Every one is the client's fault: a 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -184,13 +190,13 @@ fn hex(digit: u8) -> Result<u8, BadTarget> {
     }
 }
 
-/// Returns whether repeated decoding would yield a segment `.` or `..`.
-fn has_dot_segment(normal: &[u8]) -> bool {
+/// Returns whether repeated decoding of a path, raw or normal, would yield a segment `.` or `..`.
+pub(super) fn has_dot_segment(path: &[u8]) -> bool {
     let mut at = 0;
     // The number of dots, if the segment so far has nothing else.
     let mut dots = Some(0);
-    while at < normal.len() {
-        let (first, len) = first_char(&normal[at..]);
+    while at < path.len() {
+        let (first, len) = first_char(&path[at..]);
         match (first, dots) {
             // Some servers remove path parameters, which begin with `;`, before they resolve segments.
             (b'/' | b'\\' | b';', Some(1 | 2)) => return true,

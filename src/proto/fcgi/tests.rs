@@ -29,7 +29,7 @@
 //! - `fault Name`, the last event; `closed`: an orderly end of the connection;
 //! - `more`: the response is incomplete at the end of the bytes.
 
-#[cfg(feature = "upstream")]
+#[cfg(feature = "server")]
 pub(crate) mod app;
 mod conn;
 mod run;

@@ -52,11 +52,6 @@ impl Encoder {
         self.0.push(kind::NONE);
     }
 
-    pub(super) fn float(&mut self, value: f64) {
-        self.0.push(kind::FLOAT);
-        self.0.extend(value.to_le_bytes());
-    }
-
     pub(super) fn int(&mut self, value: i64) {
         if let Ok(small) = i32::try_from(value) {
             self.0.push(kind::INT);

@@ -75,6 +75,13 @@ pub enum Reply {
         /// The text, which may have several lines.
         text: String,
     },
+    /// The application has raised an exception after its response.
+    Raised {
+        /// The id of the request.
+        id: u32,
+        /// The method and path of the request, and the traceback.
+        traceback: String,
+    },
     /// A worker was forked.
     Forked,
     /// A worker could not be forked.
@@ -109,6 +116,9 @@ pub enum BadHead {
     /// The status does not begin with a number from 200 to 999 and a space.
     #[error("the application returned the invalid status {0:?}")]
     Status(String),
+    /// The status is not a string, or the fields are not a list of pairs of strings.
+    #[error("the application returned a head with a value of the wrong type")]
+    Type,
     /// The name of a field is not a token (RFC 9110 section 5.1).
     #[error("the application returned a field with the invalid name {0:?}")]
     Name(String),
@@ -149,20 +159,24 @@ impl Reply {
         let items = input.tuple()?;
         let reply = match (input.unsigned()?, items) {
             (0, 1) => Self::Ready,
-            (1, 5) => Self::Complete {
-                id: id(&mut input)?,
-                head: head(&mut input)?,
-                body: input.bytes()?,
-            },
-            (2, 4) => Self::Head { id: id(&mut input)?, head: head(&mut input)? },
+            (1, 5) => {
+                let id = id(&mut input)?;
+                let (head, body) = head_and(&mut input, Decoder::bytes)?;
+                Self::Complete { id, head, body }
+            }
+            (2, 4) => {
+                let id = id(&mut input)?;
+                let (head, ()) = head_and(&mut input, |_| Ok(()))?;
+                Self::Head { id, head }
+            }
             (3, 3) => Self::Chunk { id: id(&mut input)?, data: input.bytes()? },
             (4, 2) => Self::End { id: id(&mut input)? },
-            (5, 6) => Self::File {
-                id: id(&mut input)?,
-                head: head(&mut input)?,
-                offset: input.unsigned()?,
-                length: input.unsigned()?,
-            },
+            (5, 6) => {
+                let id = id(&mut input)?;
+                let slice = |input: &mut Decoder| Ok((input.unsigned()?, input.unsigned()?));
+                let (head, (offset, length)) = head_and(&mut input, slice)?;
+                Self::File { id, head, offset, length }
+            }
             (6, 4) => Self::Failed {
                 id: id(&mut input)?,
                 message: input.message()?,
@@ -172,6 +186,7 @@ impl Reply {
             (8, 1) => Self::Forked,
             (9, 3) => Self::Reaped { is_signal: input.boolean()?, number: id(&mut input)? },
             (10, 2) => Self::NotForked { message: input.message()? },
+            (11, 3) => Self::Raised { id: id(&mut input)?, traceback: input.message()? },
             _ => return Err(Fault::Kind),
         };
         input.end()?;
@@ -193,7 +208,8 @@ impl Reply {
             | Self::End { id }
             | Self::File { id, .. }
             | Self::Failed { id, .. }
-            | Self::Log { id, .. } => Some(*id),
+            | Self::Log { id, .. }
+            | Self::Raised { id, .. } => Some(*id),
         }
     }
 }
@@ -203,10 +219,29 @@ fn id(input: &mut Decoder) -> Result<u32, Fault> {
     u32::try_from(id).ok().filter(|id| *id <= MAX_ID).ok_or(Fault::Number)
 }
 
+/// Decodes a head and the rest of the frame. The rest cannot be found behind a head with a value of the wrong type, so it
+/// is discarded.
+fn head_and<T: Default>(
+    input: &mut Decoder,
+    rest: impl FnOnce(&mut Decoder) -> Result<T, Fault>,
+) -> Result<(Result<Head, BadHead>, T), Fault> {
+    match head(input) {
+        Ok(head) => Ok((head, rest(input)?)),
+        Err(Fault::Type(_) | Fault::Kind) => {
+            input.0.clear();
+            Ok((Err(BadHead::Type), T::default()))
+        }
+        Err(fault) => Err(fault),
+    }
+}
+
 /// Decodes the status and the fields. All are read even after an invalid one, so that the next value is found.
 fn head(input: &mut Decoder) -> Result<Result<Head, BadHead>, Fault> {
     let status = input.text()?.into_latin1();
     let count = input.list()?;
+    if count > input.0.len() {
+        return Err(Fault::Truncated);
+    }
     let mut head = status_code(&status.unwrap_or_default()).map(|status| Head {
         status,
         headers: HeaderMap::with_capacity(count.min(MAX_FIELDS)),

@@ -33,29 +33,25 @@ pub enum RequestBody<'a> {
 /// ```
 /// use vestibule::proto::gate::{RequestBody, RequestEncoder};
 ///
-/// let mut frame = RequestEncoder::new(7, None);
+/// let mut frame = RequestEncoder::new(7);
 /// frame.variable("REQUEST_METHOD", b"GET");
 /// let frame = frame.finish(RequestBody::Inline(b"")).unwrap();
-/// assert_eq!(frame, b")\x04i\x07\0\0\0N{Z\x0eREQUEST_METHODz\x03GET0s\0\0\0\0");
+/// assert_eq!(frame, b")\x03i\x07\0\0\0{Z\x0eREQUEST_METHODz\x03GET0s\0\0\0\0");
 /// ```
 #[derive(Debug)]
 #[must_use = "nothing is written yet"]
 pub struct RequestEncoder(Encoder);
 
 impl RequestEncoder {
-    /// Begins a request that must be answered within `deadline` seconds.
+    /// Begins a request.
     ///
     /// # Panics
     /// In debug builds, if the id is above [`MAX_ID`].
-    pub fn new(id: u32, deadline: Option<f64>) -> Self {
+    pub fn new(id: u32) -> Self {
         debug_assert!(id <= MAX_ID);
         let mut encoder = Encoder(Vec::with_capacity(1024));
-        encoder.tuple(4);
+        encoder.tuple(3);
         encoder.int(id.into());
-        match deadline {
-            Some(seconds) => encoder.float(seconds),
-            None => encoder.none(),
-        }
         encoder.dict();
         Self(encoder)
     }
@@ -110,7 +106,7 @@ fn number(value: u64) -> i64 {
 
 /// Returns the id of the request whose frame begins with these bytes; `None` for any other frame.
 pub fn request_id(frame: &[u8]) -> Option<u32> {
-    let [b')', 4, b'i', a, b, c, d, ..] = *frame else { return None };
+    let [b')', 3, b'i', a, b, c, d, ..] = *frame else { return None };
     Some(u32::from_le_bytes([a, b, c, d]))
 }
 

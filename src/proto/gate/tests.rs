@@ -21,10 +21,11 @@ const LOG: &[u8] = b"(\x03\0\0\0i\x07\0\0\0i\x01\0\0\0u\x09\0\0\0two\nlines";
 const FORKED: &[u8] = b"(\x01\0\0\0i\x08\0\0\0";
 const REAPED: &[u8] = b"(\x03\0\0\0i\x09\0\0\0Ti\x0f\0\0\0";
 const NOT_FORKED: &[u8] = b"(\x02\0\0\0i\x0a\0\0\0u\x01\0\0\0x";
+const RAISED: &[u8] = b"(\x03\0\0\0i\x0b\0\0\0i\x01\0\0\0u\x09\0\0\0Traceback";
 
 /// A frame of each kind.
-const ALL: [&[u8]; 11] =
-    [READY, COMPLETE, HEAD, CHUNK, END, FILE, FAILED, LOG, FORKED, REAPED, NOT_FORKED];
+const ALL: [&[u8]; 12] =
+    [READY, COMPLETE, HEAD, CHUNK, END, FILE, FAILED, LOG, FORKED, REAPED, NOT_FORKED, RAISED];
 
 fn decode(frame: &[u8]) -> Result<Reply, Fault> {
     Reply::decode(Bytes::copy_from_slice(frame))
@@ -78,6 +79,9 @@ fn decoder_reads_each_kind_of_frame() {
     assert!(matches!(decode(FORKED), Ok(Reply::Forked)));
     assert!(matches!(decode(REAPED), Ok(Reply::Reaped { is_signal: true, number: 15 })));
     assert!(matches!(decode(NOT_FORKED), Ok(Reply::NotForked { message }) if message == "x"));
+    assert!(
+        matches!(decode(RAISED), Ok(Reply::Raised { id: 1, traceback }) if traceback == "Traceback")
+    );
 }
 
 #[test]
@@ -177,6 +181,14 @@ fn values_other_than_strings_are_faults_of_the_application() {
         let Ok(Reply::Complete { head, .. }) = decode(&frame) else { panic!("{value:?}") };
         assert_eq!(head.unwrap_err(), BadHead::Value("x".parse().unwrap()));
     }
+    // The rest of a frame cannot be found behind a value of another type.
+    for value in [&b"[\0\0\0\0"[..], b"{0", b"l\x03\0\0\0\0\0\0\0\x02\0"] {
+        let frame = complete(&string("200 OK"), &[[&name, value]]);
+        let Ok(Reply::Complete { head, body, .. }) = decode(&frame) else { panic!("{value:?}") };
+        assert_eq!((head.unwrap_err(), body), (BadHead::Type, Bytes::new()));
+        let Ok(Reply::Complete { head, .. }) = decode(&complete(value, &[])) else { panic!() };
+        assert_eq!(head.unwrap_err(), BadHead::Type);
+    }
     // ASGI uses bytes for strings.
     let frame = complete(b"s\x03\0\0\x00200", &[[b"s\x01\0\0\0x", b"s\x01\0\0\0\xe9"]]);
     let Ok(Reply::Complete { head: Ok(head), .. }) = decode(&frame) else { panic!() };
@@ -185,18 +197,18 @@ fn values_other_than_strings_are_faults_of_the_application() {
 
 #[test]
 fn encoder_writes_what_marshal_reads() {
-    let mut frame = RequestEncoder::new(7, Some(1.5));
+    let mut frame = RequestEncoder::new(7);
     frame.variable("REQUEST_METHOD", b"GET");
     frame.variable("HTTP_X", b"caf\xe9");
     let frame = frame.finish(RequestBody::Inline(b"abc")).unwrap();
-    let expected = b")\x04i\x07\0\0\0g\0\0\0\0\0\0\xf8?{Z\x0eREQUEST_METHODz\x03GET\
+    let expected = b")\x03i\x07\0\0\0{Z\x0eREQUEST_METHODz\x03GET\
         Z\x06HTTP_Xu\x05\0\0\0caf\xc3\xa90s\x03\0\0\0abc";
     assert_eq!(frame, expected);
     let file = RequestBody::File { offset: 1 << 40, length: 0 };
-    let frame = RequestEncoder::new(0, None).finish(file).unwrap();
-    assert_eq!(frame, b")\x04i\0\0\0\0N{0)\x03i\x01\0\0\0l\x03\0\0\0\0\0\0\0\0\x04i\0\0\0\0");
-    let frame = RequestEncoder::new(0, None).finish(RequestBody::Stream { length: None }).unwrap();
-    assert_eq!(frame, b")\x04i\0\0\0\0N{0)\x02i\x02\0\0\0i\xff\xff\xff\xff");
+    let frame = RequestEncoder::new(0).finish(file).unwrap();
+    assert_eq!(frame, b")\x03i\0\0\0\0{0)\x03i\x01\0\0\0l\x03\0\0\0\0\0\0\0\0\x04i\0\0\0\0");
+    let frame = RequestEncoder::new(0).finish(RequestBody::Stream { length: None }).unwrap();
+    assert_eq!(frame, b")\x03i\0\0\0\0{0)\x02i\x02\0\0\0i\xff\xff\xff\xff");
     assert_eq!(cancel(7), b")\x01i\x07\0\0\0");
     assert_eq!(fork(), b")\x01i\x01\0\0\0");
     assert_eq!(reap(9), b")\x02i\x02\0\0\0i\x09\0\0\0");
@@ -205,7 +217,7 @@ fn encoder_writes_what_marshal_reads() {
 #[test]
 fn encoder_refuses_frames_beyond_their_bounds() {
     let frame = |value: usize, body: usize| {
-        let mut frame = RequestEncoder::new(0, None);
+        let mut frame = RequestEncoder::new(0);
         frame.variable("HTTP_X", &vec![b'x'; value]);
         frame.finish(RequestBody::Inline(&vec![0; body]))
     };
@@ -215,14 +227,14 @@ fn encoder_refuses_frames_beyond_their_bounds() {
     assert_eq!(frame(MAX_FRAME - rest, 0).unwrap().len(), MAX_FRAME);
     assert_eq!(frame(MAX_FRAME - rest + 1, 0), Err(TooLarge(MAX_FRAME + 1)));
     // No application uses a name of this length.
-    let mut frame = RequestEncoder::new(0, None);
+    let mut frame = RequestEncoder::new(0);
     frame.variable(&"X".repeat(256), b"x");
-    assert_eq!(frame.finish(RequestBody::Inline(b"")).unwrap().len(), 15);
+    assert_eq!(frame.finish(RequestBody::Inline(b"")).unwrap().len(), 14);
 }
 
 #[test]
 fn id_of_a_request_is_found_in_its_frame_alone() {
-    let frame = RequestEncoder::new(MAX_ID, None).finish(RequestBody::Inline(b"")).unwrap();
+    let frame = RequestEncoder::new(MAX_ID).finish(RequestBody::Inline(b"")).unwrap();
     assert_eq!(request_id(&frame), Some(MAX_ID));
     assert_eq!(request_id(&frame[..6]), None);
     assert_eq!(request_id(&cancel(7)), None);

@@ -201,7 +201,7 @@ fn read_trailers(lines: &mut Lines, input: &mut BytesMut, limits: &Limits) -> Re
 
 /// Returns whether this field must not be a trailer (RFC 9110 section 6.5.1): fields that frame, route
 /// or authenticate a message, make it conditional, describe its body or identify its client.
-pub(super) fn is_forbidden_trailer(name: &HeaderName) -> bool {
+pub(in crate::proto) fn is_forbidden_trailer(name: &HeaderName) -> bool {
     const NAMES: [HeaderName; 27] = [
         header::TRANSFER_ENCODING,
         header::CONTENT_LENGTH,

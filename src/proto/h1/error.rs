@@ -142,7 +142,7 @@ impl Fault {
     }
 }
 
-/// A wrong call. It changed nothing.
+/// A wrong call. It wrote nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Misuse {

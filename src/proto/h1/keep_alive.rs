@@ -10,6 +10,7 @@ pub(super) struct ConnectionOptions {
     has_close: bool,
     has_keep_alive: bool,
     has_upgrade: bool,
+    names_fields: bool,
 }
 
 impl ConnectionOptions {
@@ -17,9 +18,13 @@ impl ConnectionOptions {
     pub(super) fn record(&mut self, value: &[u8]) {
         for option in value.split(|&b| b == b',') {
             let option = scan::trim(option);
-            self.has_close |= option.eq_ignore_ascii_case(b"close");
-            self.has_keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-            self.has_upgrade |= option.eq_ignore_ascii_case(b"upgrade");
+            let is_close = option.eq_ignore_ascii_case(b"close");
+            let is_keep_alive = option.eq_ignore_ascii_case(b"keep-alive");
+            let is_upgrade = option.eq_ignore_ascii_case(b"upgrade");
+            self.has_close |= is_close;
+            self.has_keep_alive |= is_keep_alive;
+            self.has_upgrade |= is_upgrade;
+            self.names_fields |= !(is_close || is_keep_alive || is_upgrade || option.is_empty());
         }
     }
 
@@ -29,6 +34,11 @@ impl ConnectionOptions {
 
     pub(super) fn has_upgrade(&self) -> bool {
         self.has_upgrade
+    }
+
+    /// Returns whether there is any other option, which is usually the name of a field.
+    pub(super) fn names_fields(&self) -> bool {
+        self.names_fields
     }
 
     /// Returns whether the connection persists: not with `close`; by default in HTTP/1.1, only with

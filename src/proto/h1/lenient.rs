@@ -4,7 +4,7 @@
 /// differently.
 ///
 /// All are off by default. Enable one only for a peer that cannot be fixed, for example an old device
-/// behind a gateway. None of them affects chunked bodies or the values of `Transfer-Encoding`, and a
+/// behind a gateway. None of them affects the chunks of a body or the values of `Transfer-Encoding`, and a
 /// gateway forwards such input in its correct form.
 ///
 /// ```
@@ -41,8 +41,8 @@ impl Lenient {
     }
 
     /// Accepts folded lines in responses: a line that begins with white space continues the value of the
-    /// line before, and the line end becomes spaces (RFC 9112 section 5.2). Fields that frame the message
-    /// must not be folded.
+    /// line before, and the line end becomes spaces (RFC 9112 section 5.2). `Host`, `Expect`,
+    /// `Connection` and the fields that frame the message must not be folded.
     pub const fn folded_lines(mut self, on: bool) -> Self {
         self.folded_lines = on;
         self

@@ -22,6 +22,8 @@ pub(super) struct Meta {
     pub(super) expects_continue: bool,
     /// `Connection` has the option `upgrade`.
     pub(super) has_upgrade: bool,
+    /// `Connection` has options other than `close`, `keep-alive` and `upgrade`.
+    pub(super) names_fields: bool,
 }
 
 /// Fills an empty head from its bytes and the lines found in them.
@@ -59,6 +61,7 @@ pub(super) fn parse(
         // A client that does not wait for the response to CONNECT has sent bytes that are no request.
         keep_alive: connection.keeps_alive(parts.version) && !is_connect,
         has_upgrade: connection.has_upgrade(),
+        names_fields: connection.names_fields(),
         // RFC 9110 section 10.1.1: ignored in HTTP/1.0, and pointless without a body.
         expects_continue: expects_continue
             && parts.version == Version::HTTP_11

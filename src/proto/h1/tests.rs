@@ -72,6 +72,7 @@ fn vectors() -> Vec<Vector> {
 }
 
 /// Returns the bytes of every vector, for tests of modules above the core.
+#[allow(dead_code, reason = "the end-to-end tests need several features")]
 pub(crate) fn inputs() -> Vec<Vec<u8>> {
     vectors().into_iter().map(|v| v.input).collect()
 }

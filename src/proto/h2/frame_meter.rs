@@ -65,8 +65,9 @@ pub struct FrameLimits {
     pub priorities: u32,
     /// WINDOW_UPDATE: one of the stream and one of the connection for each DATA frame are common. Default 2,000.
     pub window_updates: u32,
-    /// Frames of unknown types, for example PRIORITY_UPDATE (RFC 9218), and those that a client must not send, such as
-    /// HEADERS that are neither a request nor trailers. Default 100.
+    /// Frames of unknown types, for example PRIORITY_UPDATE (RFC 9218), those that a client must not send, such as
+    /// HEADERS that are neither a request nor trailers, and those of which it needs few: GOAWAY, and PING with ACK, since a
+    /// server seldom sends a PING. Default 100.
     pub unknown: u32,
 }
 
@@ -273,8 +274,10 @@ impl FrameMeter {
                 return Ok(());
             }
             DATA if flags & END_STREAM == 0 => (EMPTY_DATA, l.empty_data),
-            DATA | GOAWAY => return Ok(()),
-            PING | SETTINGS if flags & ACK != 0 => return Ok(()),
+            DATA => return Ok(()),
+            SETTINGS if flags & ACK != 0 => return Ok(()), // an unexpected one is an error of the connection
+            PING if flags & ACK != 0 => (UNKNOWN, l.unknown),
+            GOAWAY => (UNKNOWN, l.unknown),
             PING => (PINGS, l.pings),
             SETTINGS => (1, l.settings),
             RST_STREAM if stream == self.last_reset => (WINDOW_UPDATES, l.window_updates),

@@ -29,11 +29,12 @@ pub(crate) fn validate_request(
     has_protocol: bool,
 ) -> Result<ValidRequest, Fault> {
     let is_connect = parts.method == Method::CONNECT && !has_protocol;
+    let begins_tunnel = is_connect || has_protocol;
     if is_connect && !limits.connect {
         return Err(Fault::Connect);
     }
     if parts.method.as_str().len() > limits.method_bytes {
-        return Err(Fault::RequestLine);
+        return Err(Fault::MethodTooLong);
     }
     if parts.headers.len() > limits.fields {
         return Err(Fault::FieldsTooLarge); // each crumb of a cookie counts
@@ -44,6 +45,9 @@ pub(crate) fn validate_request(
         has_special |= [EXPECT, CONTENT_TYPE, CONTENT_LENGTH, COOKIE].contains(name);
     }
     let host = authority(parts)?;
+    if begins_tunnel && parts.headers.contains_key(CONTENT_LENGTH) {
+        return Err(Fault::ConnectBody);
+    }
     if is_connect {
         check_connect(parts)?; // the target stays in authority-form
     } else {
@@ -68,20 +72,22 @@ pub(crate) fn validate_request(
 }
 
 /// Checks what a field must not be in HTTP/2, or could become in HTTP/1.1.
-fn check_field(name: &HeaderName, value: &HeaderValue, limits: &Limits) -> Result<(), Fault> {
-    let (name, value) = (name.as_str(), value.as_bytes());
-    match name {
-        // Section 8.2.2: fields of a connection.
-        "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" => {
-            return Err(Fault::FieldName);
-        }
-        _ if name == TE.as_str() && value != b"trailers" => return Err(Fault::FieldValue),
-        _ => {}
+pub(super) fn check_field(
+    name: &HeaderName,
+    value: &HeaderValue,
+    limits: &Limits,
+) -> Result<(), Fault> {
+    let value = value.as_bytes();
+    if is_of_connection(name) {
+        return Err(Fault::FieldName);
     }
-    if name.len() > limits.name_bytes {
+    if *name == TE && value != b"trailers" {
+        return Err(Fault::FieldValue);
+    }
+    if name.as_str().len() > limits.name_bytes {
         return Err(Fault::FieldsTooLarge);
     }
-    if name != CONTENT_LENGTH.as_str() && is_ambiguous_name(name.as_bytes()) {
+    if is_ambiguous(name) {
         return Err(Fault::AmbiguousName);
     }
     // Section 8.2.1. `http` allows neither CR, LF nor NUL.
@@ -90,6 +96,20 @@ fn check_field(name: &HeaderName, value: &HeaderValue, limits: &Limits) -> Resul
         return Err(Fault::FieldValue);
     }
     Ok(())
+}
+
+/// Returns whether a field applies to a connection of HTTP/1.1 (section 8.2.2).
+pub(super) fn is_of_connection(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    matches!(
+        name,
+        "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade"
+    )
+}
+
+/// Returns whether a field could be read as one that frames a message of HTTP/1.1.
+pub(super) fn is_ambiguous(name: &HeaderName) -> bool {
+    *name != CONTENT_LENGTH && is_ambiguous_name(name.as_str().as_bytes())
 }
 
 /// Returns the authority, which `Host` must not contradict (section 8.3.1).
@@ -111,11 +131,8 @@ fn authority(parts: &Parts) -> Result<HeaderValue, Fault> {
     HeaderValue::from_str(authority.as_str()).map_err(|_| Fault::Target)
 }
 
-/// Checks CONNECT, which has a host and a port, and no body of its own (section 8.5).
+/// Checks the target of CONNECT, a host and a port (section 8.5).
 fn check_connect(parts: &Parts) -> Result<(), Fault> {
-    if parts.headers.contains_key(CONTENT_LENGTH) {
-        return Err(Fault::ConnectBody);
-    }
     match parts.uri.authority().and_then(Authority::port_u16) {
         Some(1..) => Ok(()),
         Some(0) | None => Err(Fault::Target),
@@ -228,6 +245,9 @@ mod tests {
                 assert_eq!(result, Err(fault), "{method} {uri} {field:?}");
             }
         }
+        let long = "M".repeat(Limits::default().method_bytes + 1);
+        assert_eq!(validate(&long[1..], "https://a/", &[]).map(drop), Ok(()));
+        assert_eq!(validate(&long, "https://a/", &[]).map(drop), Err(Fault::MethodTooLong));
         let twice = [("content-length", "1"), ("content-length", "1")];
         assert_eq!(validate("GET", "https://a/", &twice).map(drop), Err(Fault::Repeated));
     }
@@ -252,6 +272,16 @@ mod tests {
             ("a:443", ("content-length", "0"), Fault::ConnectBody),
         ] {
             assert_eq!(connect(target, field).map(drop), Err(fault), "{target}");
+        }
+    }
+
+    #[test]
+    fn extended_connect_has_no_length() {
+        for (field, expected) in [("x", Ok(())), ("content-length", Err(Fault::ConnectBody))] {
+            let request = Request::builder().method("CONNECT").uri("https://a/chat");
+            let (mut parts, ()) = request.header(field, "0").body(()).unwrap().into_parts();
+            let valid = validate_request(&mut parts, &Limits::default(), true);
+            assert_eq!(valid.map(drop), expected);
         }
     }
 

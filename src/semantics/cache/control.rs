@@ -144,6 +144,12 @@ impl ResponseControl {
         self.no_cache == Some(FieldNames::All)
     }
 
+    /// Returns whether a response with these directives may be stored although its request has `Authorization` (RFC 9111
+    /// section 3.5).
+    pub fn permits_credentials(&self) -> bool {
+        self.public || self.s_maxage.is_some() || self.must_revalidate
+    }
+
     /// Returns whether a stale response must never be used.
     pub fn forbids_stale(&self) -> bool {
         self.must_revalidate || self.proxy_revalidate || self.needs_validation()

@@ -137,7 +137,7 @@ impl Freshness {
             needs_validation: control.needs_validation(),
             forbids_stale: forbids_stale
                 || control.s_maxage.is_some()
-                || (is_never_fresh && explicit.is_none()),
+                || (is_never_fresh && control.stale_while_revalidate.is_none_or(|secs| secs == 0)),
             is_explicit: explicit.is_some(),
         }
     }
@@ -177,6 +177,13 @@ impl Freshness {
         let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
         let left = self.remaining_at_age(age);
         if left.is_zero() { -seconds(self.staleness_at_age(age)) } else { seconds(left) }
+    }
+
+    /// Returns whether the response may be used for another request without a validation, for as long as its lifetime or
+    /// its `stale-while-revalidate`. If not, it may be for one client alone.
+    pub fn is_shareable(&self) -> bool {
+        let is_usable = !self.lifetime.is_zero() || !self.stale_while_revalidate.is_zero();
+        is_usable && !self.needs_validation
     }
 
     /// Returns whether the response has explicit freshness.
@@ -271,6 +278,14 @@ impl Freshness {
     /// stale-while-revalidate allows it.
     pub fn expire(&mut self, now: Duration) {
         self.lifetime = self.lifetime.min(self.age(now));
+    }
+
+    /// Sets the maximum age if the response was received after `now`: the clock was set back since, so its age is unknown.
+    #[cfg_attr(not(feature = "cache"), expect(dead_code, reason = "for stores on disk"))]
+    pub(crate) fn correct(&mut self, now: Duration) {
+        if self.received > now {
+            (self.received, self.initial_age) = (now, Duration::from_secs(MAX_SECONDS));
+        }
     }
 
     /// Decides whether to refresh a fresh response before it expires, so that a frequently requested one never

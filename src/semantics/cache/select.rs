@@ -62,7 +62,7 @@ pub fn needs_origin(request: &HeaderMap) -> bool {
 /// Evaluates the conditions and the range of a GET or HEAD request for a stored response with content of `len` bytes,
 /// if that is known.
 ///
-/// Conditions and ranges apply to a 200 only.
+/// Conditions and ranges apply to a 200 only. `now` replaces the `Date` of a response without one.
 pub fn select(
     method: &Method,
     request: &HeaderMap,
@@ -85,7 +85,10 @@ pub fn select(
         Outcome::Proceed | Outcome::PreconditionFailed => {}
     }
     let Some(len) = len.filter(|_| has_range) else { return Selected::Whole };
-    if !conditional::if_range(request, validators, now) {
+    // The content may have changed again in the second of its `Last-Modified`, after this response was generated (RFC 9110
+    // section 8.8.2.2).
+    let generated = date(stored, &header::DATE).unwrap_or(now);
+    if !conditional::if_range(request, validators, generated) {
         return Selected::Whole;
     }
     match range::requested(method, request, len) {

@@ -122,7 +122,7 @@ pub fn storable(exchange: &Exchange<'_>, set_cookie: SetCookie) -> Result<Storab
         return Err(NotStored::Private);
     }
     let is_shared = control.public || control.s_maxage.is_some();
-    if request.contains_key(AUTHORIZATION) && !is_shared && !control.must_revalidate {
+    if request.contains_key(AUTHORIZATION) && !control.permits_credentials() {
         return Err(NotStored::Authorization);
     }
     if set_cookie == SetCookie::KeepOut && response.contains_key(SET_COOKIE) && !is_shared {

@@ -298,6 +298,13 @@ fn stored_response_answers_conditions_and_ranges() {
         let gone = select(&Method::GET, &map(fields), StatusCode::GONE, &stored, Some(10), now);
         assert_eq!(gone, Selected::Whole);
     }
+    // A date is no strong validator if the response was generated in the same second, however old it is.
+    let request = map(&["range: bytes=1-2", "if-range: {-60}"]);
+    for (generated, want) in [("date: {-60}", Selected::Whole), ("date: {-59}", part(1, 2))] {
+        let stored = map(&["last-modified: {-60}", generated]);
+        let selected = select(&Method::GET, &request, StatusCode::OK, &stored, Some(10), now);
+        assert_eq!(selected, want, "{generated}");
+    }
     // The date of the response stands for its last modification.
     let undated = map(&["date: {-60}"]);
     let since = map(&["if-modified-since: {-60}"]);

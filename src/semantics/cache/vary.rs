@@ -15,7 +15,7 @@ pub const MAX_FIELDS: usize = 16;
 pub enum Vary {
     /// `*`, an invalid name, or more than [`MAX_FIELDS`]: no other request matches.
     Any,
-    /// These fields, sorted; empty without `Vary`.
+    /// These fields, sorted; empty without `Vary`, or if it names only `Host`.
     Fields(Box<[HeaderName]>),
 }
 
@@ -24,7 +24,7 @@ pub enum Vary {
 pub struct VaryKey(Bytes);
 
 impl Vary {
-    /// Reads all lines of the field.
+    /// Reads all lines of the field. `Host` selects nothing, since the host is part of a cache's key, in its normal form.
     ///
     /// ```
     /// use http::{HeaderMap, header::VARY};
@@ -46,6 +46,7 @@ impl Vary {
                 }
                 // `*` is a name by its syntax.
                 match HeaderName::from_bytes(element) {
+                    Ok(header::HOST) => {}
                     Ok(name) if element != b"*" && names.len() < MAX_FIELDS => names.push(name),
                     Ok(_) | Err(_) => return Self::Any,
                 }

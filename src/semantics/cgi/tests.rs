@@ -210,6 +210,11 @@ fn variables_describe_the_proxied_client_and_its_scheme() {
         ("unix:", "localhost", "80")
     );
     assert!(!map.contains_key("HTTPS") && !map.contains_key("REMOTE_PORT"));
+    for peer in [tcp(), Peer::unix()] {
+        let peer = peer.forwarded_for("2001:db8::7".parse().unwrap(), None);
+        let map = variables(&scripts(), &head("/a.php", &[]), &peer, 0);
+        assert_eq!((&*map["REMOTE_ADDR"], map.contains_key("REMOTE_PORT")), ("2001:db8::7", false));
+    }
     let mapped = Peer::tcp("[::ffff:192.0.2.1]:9".parse().unwrap(), "[::1]:80".parse().unwrap());
     let map = variables(&scripts(), &head("/a.php", &[]), &mapped, 0);
     assert_eq!((&*map["REMOTE_ADDR"], &*map["SERVER_NAME"]), ("192.0.2.1", "::1"));
@@ -239,4 +244,13 @@ fn nested_script_has_the_prefix_of_its_router() {
         assert_eq!(map["SCRIPT_FILENAME"], format!("/srv/www{script}"));
         assert_eq!(map["REQUEST_URI"], whole);
     }
+}
+
+#[test]
+fn rewritten_path_is_not_a_prefix() {
+    let mut head = head("/", &[]);
+    head.extensions_mut().insert(OriginalUri("/home".parse().unwrap()));
+    head.extensions_mut().insert(RewrittenPath);
+    let map = variables(&scripts(), &head, &tcp(), 0);
+    assert_eq!((&*map["SCRIPT_NAME"], &*map["REQUEST_URI"]), ("/index.php", "/home"));
 }

@@ -2,16 +2,24 @@
 
 use std::fmt::Write as _;
 
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, HeaderValue, Method, Response, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE},
+};
 
 use super::LocalReply;
 use crate::body::Body;
 
 const GRPC: &[u8] = b"application/grpc";
 
-/// Returns whether a request is a gRPC request: its type is `application/grpc`, with or without a message format, such
-/// as `application/grpc+proto`. gRPC-Web has another type.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+/// Returns whether a request is a gRPC request: a POST, the only method of gRPC, of the type `application/grpc`, with or
+/// without a message format, such as `application/grpc+proto`. gRPC-Web has another type.
+///
+/// After a CONNECT, the 200 of gRPC would begin a tunnel.
+pub(super) fn is_grpc(method: &Method, headers: &HeaderMap) -> bool {
+    if method != Method::POST {
+        return false;
+    }
     let Some(value) = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes) else { return false };
     let Some((media_type, rest)) = value.split_at_checked(GRPC.len()) else { return false };
     media_type.eq_ignore_ascii_case(GRPC) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
@@ -54,6 +62,8 @@ pub(super) fn response(status: StatusCode, detail: Option<&str>) -> Response<Bod
     response.extensions_mut().insert(LocalReply);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    // Any client can ask for this format. A cache must not store the error as the 200 of a page.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert("grpc-status", code(status).into());
     headers.insert("grpc-message", message.expect("only visible ASCII and spaces are left"));
     response
@@ -89,9 +99,13 @@ mod tests {
             ("", false),
         ] {
             let headers = [(CONTENT_TYPE, HeaderValue::from_static(content_type))];
-            assert_eq!(is_grpc(&HeaderMap::from_iter(headers)), expected, "{content_type}");
+            let headers = HeaderMap::from_iter(headers);
+            assert_eq!(is_grpc(&Method::POST, &headers), expected, "{content_type}");
+            for method in [Method::GET, Method::HEAD, Method::CONNECT] {
+                assert!(!is_grpc(&method, &headers), "{method} {content_type}");
+            }
         }
-        assert!(!is_grpc(&HeaderMap::new()));
+        assert!(!is_grpc(&Method::POST, &HeaderMap::new()));
     }
 
     #[test]
@@ -100,6 +114,7 @@ mod tests {
         assert_eq!((refused.status(), refused.body().len()), (StatusCode::OK, Some(0)));
         assert_eq!(refused.headers()[CONTENT_TYPE], "application/grpc");
         assert_eq!(refused.headers()["grpc-status"], "8");
+        assert_eq!(refused.headers()[CACHE_CONTROL], "no-store");
         let message = "413 Payload Too Large: 100 %25 %C3%BC%0A";
         assert_eq!(refused.headers()["grpc-message"], message);
         for (status, code) in [(401, 16), (403, 7), (404, 12), (408, 4), (429, 14), (500, 13)] {

@@ -24,10 +24,26 @@ fn target_below_the_public_prefix_is_mapped_below_the_server_prefix() {
         ("/app", "/", "http://example.com/app/x", Some("http://example.com/x")),
     ] {
         let target = paths(public, server).request_target(&from.parse().unwrap());
-        assert_eq!(target, to.map(|to| to.parse().unwrap()), "{public} {server} {from}");
+        let to = to.map(|to| to.parse().unwrap());
+        assert_eq!(target, Ok(to), "{public} {server} {from}");
     }
     let same: Uri = "/any/path?q".parse().unwrap();
-    assert_eq!(Rewrite::new().request_target(&same), Some(same));
+    assert_eq!(Rewrite::new().request_target(&same), Ok(Some(same)));
+}
+
+#[test]
+fn target_with_dot_segment_is_refused_if_paths_are_mapped() {
+    for path in
+        ["/app/../x", "/app/./x", "/app/..", "/app/%2e%2E/x", "/app/%252e./x", "/app/..;a/x"]
+    {
+        let target: Uri = path.parse().unwrap();
+        let refused = paths("/app", "/base").request_target(&target);
+        assert_eq!(refused, Err(BadTarget::DotSegment), "{path}");
+        assert_eq!(Rewrite::new().request_target(&target), Ok(Some(target)), "{path}");
+    }
+    for path in ["/app/...", "/app/.x", "/app/x..", "/app/%ff", "/app/100%"] {
+        assert!(paths("/app", "/").request_target(&path.parse().unwrap()).unwrap().is_some());
+    }
 }
 
 #[test]

@@ -9,7 +9,9 @@ use super::normalize;
 ///
 /// `{name}` is one segment that is not empty, `{*name}` at the end is the rest of the path, which may be empty. The other
 /// segments are compared in the [normal form](normalize), so `/%6fld/a` matches `/old/{x}`; the named parts are copied as
-/// the client sent them. A path without a normal form, or whose normal form has other segments, matches nothing.
+/// the client sent them. In the query of the target `&`, `+`, `;` and `=` of a named part are escaped, so that a client can
+/// neither add nor change other parameters. A path without a normal form, or whose normal form has other segments, matches
+/// nothing.
 ///
 /// ```
 /// use vestibule::semantics::target::PathPattern;
@@ -37,7 +39,13 @@ enum Piece {
     Literal(String),
     /// The named part with this index.
     Part(usize),
+    /// The same in the query of the target.
+    QueryPart(usize),
 }
+
+/// Characters of a path that have a meaning in a query of parameters.
+const QUERY_DELIMITERS: [(char, &str); 4] =
+    [('&', "%26"), ('+', "%2B"), (';', "%3B"), ('=', "%3D")];
 
 /// A text is not a valid pattern or target of a [`PathPattern`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,17 +68,27 @@ impl PathPattern {
         Ok(Self { segments, has_rest, target })
     }
 
+    /// The same for a target on the same host: neither a URL nor with a fragment, which is not part of a request's target.
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "for the layer that rewrites"))]
+    pub(crate) fn new_path(pattern: &str, target: &str) -> Result<Self, InvalidPattern> {
+        if !target.starts_with('/') || target.contains('#') {
+            let (text, reason) = (target.to_owned(), "it is not a path with an optional query");
+            return Err(InvalidPattern { text, reason });
+        }
+        Self::new(pattern, target)
+    }
+
     /// Returns the target of a path; `None` if the path does not match, or if the target would be a URL of another host.
     pub fn apply(&self, path: &str) -> Option<String> {
         let parts = self.parts(path)?;
-        let target: String = self
-            .target
-            .iter()
-            .map(|piece| match piece {
-                Piece::Literal(text) => text.as_str(),
-                Piece::Part(i) => parts[*i],
-            })
-            .collect();
+        let mut target = String::new();
+        for piece in &self.target {
+            match piece {
+                Piece::Literal(text) => target.push_str(text),
+                Piece::Part(i) => target.push_str(parts[*i]),
+                Piece::QueryPart(i) => push_escaped(&mut target, parts[*i]),
+            }
+        }
         // Browsers interpret `//host` and `/\host` as another host, which a named part could produce.
         let names_host = target.starts_with("//") || target.starts_with("/\\");
         (!names_host).then_some(target)
@@ -101,6 +119,16 @@ impl PathPattern {
             _ => return None,
         }
         Some(parts)
+    }
+}
+
+/// Appends a part of a path to the query of a target. Its other escapes are kept.
+fn push_escaped(target: &mut String, part: &str) {
+    for c in part.chars() {
+        match QUERY_DELIMITERS.iter().find(|(delimiter, _)| *delimiter == c) {
+            Some((_, escaped)) => target.push_str(escaped),
+            None => target.push(c),
+        }
     }
 }
 
@@ -153,12 +181,14 @@ fn parse_target(target: &str, names: &[String]) -> Result<Vec<Piece>, &'static s
     if !target.bytes().all(|b| b.is_ascii_graphic()) || target[..path_at].contains(['{', '}']) {
         return Err("it has named parts in its host, or bytes that no URL has");
     }
-    let (mut pieces, mut rest) = (Vec::new(), target);
+    let (mut pieces, mut rest, mut is_query) = (Vec::new(), target, false);
     while let Some((literal, after)) = rest.split_once('{') {
         let (name, after) = after.split_once('}').ok_or("a brace is not closed")?;
         let part = names.iter().position(|known| known == name);
+        let part = part.ok_or("the pattern has no part with this name")?;
+        is_query |= literal.contains('?');
         pieces.push(Piece::Literal(literal.to_owned()));
-        pieces.push(Piece::Part(part.ok_or("the pattern has no part with this name")?));
+        pieces.push(if is_query { Piece::QueryPart(part) } else { Piece::Part(part) });
         rest = after;
     }
     pieces.push(Piece::Literal(rest.to_owned()));
@@ -204,6 +234,14 @@ mod tests {
             let pattern = PathPattern::new(pattern, target).unwrap();
             assert_eq!(pattern.apply(path).as_deref(), want, "{pattern} {path}");
         }
+    }
+
+    #[test]
+    fn part_in_a_query_cannot_add_a_parameter() {
+        let pattern =
+            PathPattern::new("/v1/{id}/{*rest}", "/{id}?id={id}&rest={rest}#{id}").unwrap();
+        let target = pattern.apply("/v1/7&admin=1/a+b;c/%26d").unwrap();
+        assert_eq!(target, "/7&admin=1?id=7%26admin%3D1&rest=a%2Bb%3Bc/%26d#7%26admin%3D1");
     }
 
     #[test]

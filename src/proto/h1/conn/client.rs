@@ -34,6 +34,7 @@ impl Conn<Client> {
         prepared: &[u8],
         out: &mut BytesMut,
     ) -> Result<(), Misuse> {
+        let upgrade = self.role.next_upgrade.take(); // even if this request is refused
         if !self.is_idle() {
             return Err(Misuse::State);
         }
@@ -60,7 +61,7 @@ impl Conn<Client> {
             self.keep_alive = false;
         }
         let has_switch = *method == Method::GET && length == Some(0);
-        let upgrade = self.role.next_upgrade.take().filter(|_| has_switch);
+        let upgrade = upgrade.filter(|_| has_switch);
         if let Some(protocol) = &upgrade {
             encode::field(b"upgrade", protocol.as_bytes(), out);
             encode::field(b"connection", b"upgrade", out);

@@ -66,13 +66,15 @@ pub struct Server {
     /// A request's head has arrived and its response has not begun. The fields below are the request's.
     pub(super) response_pending: bool,
     pub(super) version: Version,
-    /// The method is HEAD, so the response has no body.
+    /// The method is HEAD, so the response, which has not begun, has no body.
     pub(super) is_head: bool,
     /// The method is CONNECT: a success would begin a tunnel.
     pub(super) is_connect: bool,
     pub(super) expects_continue: bool,
     /// `Connection` has the option `upgrade`.
     pub(super) has_upgrade: bool,
+    /// `Connection` has options other than `close`, `keep-alive` and `upgrade`.
+    pub(super) names_fields: bool,
 }
 
 /// The role that writes requests and reads responses.
@@ -118,13 +120,15 @@ impl sealed::Role for Server {
         lines: &Lines,
         limits: &Limits,
     ) -> Result<HeadMeta, Fault> {
-        let meta = super::super::request::parse(into, head, lines, limits)?;
+        let meta = super::super::request::parse(into, head, lines, limits);
+        self.is_head = into.method == Method::HEAD; // also that of a request that is refused
+        let meta = meta?;
         self.response_pending = true;
         self.version = into.version;
-        self.is_head = into.method == Method::HEAD;
         self.is_connect = into.method == Method::CONNECT;
         self.expects_continue = meta.expects_continue;
         self.has_upgrade = meta.has_upgrade;
+        self.names_fields = meta.names_fields;
         Ok(HeadMeta { is_final: true, length: meta.length, keep_alive: meta.keep_alive })
     }
 

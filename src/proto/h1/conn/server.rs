@@ -38,6 +38,13 @@ impl Conn<Server> {
         self.role.has_upgrade
     }
 
+    /// Returns whether the `Connection` of the current request has options that are usually names of fields: others than
+    /// `close`, `keep-alive` and `upgrade`.
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "for the driver"))]
+    pub(crate) fn names_fields(&self) -> bool {
+        self.role.names_fields
+    }
+
     /// Sends an interim response, such as 103 Early Hints (RFC 8297), before the final one.
     ///
     /// # Errors
@@ -90,13 +97,14 @@ impl Conn<Server> {
             return Err(Misuse::Status);
         }
         let before = out.len();
+        let is_head = std::mem::take(&mut self.role.is_head);
         out.reserve(HEAD_ROOM + date.len());
         encode::status_line(status, out);
         let own_fields = encode::fields(headers, out);
         let own = own_fields.content_length;
         let (framing, writing) = if has_no_content(status) {
             (Framing::None, Writing::Length(0))
-        } else if self.role.is_head {
+        } else if is_head {
             (head_response_framing(own, length), Writing::Length(0))
         } else {
             self.framing(own, length).inspect_err(|_| out.truncate(before))?
@@ -215,7 +223,7 @@ impl Conn<Server> {
         encode::status_line(status, out);
         out.extend_from_slice(date);
         let reason = status.canonical_reason().unwrap_or_default();
-        let is_head = self.role.response_pending && self.role.is_head;
+        let is_head = self.role.is_head;
         let has_no_body = has_no_content(status);
         let len = if is_head { 0 } else { 3 + 1 + reason.len() + 1 };
         let fields: &[u8] = match status {

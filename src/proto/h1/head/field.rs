@@ -32,7 +32,8 @@ impl Field {
     ) -> Result<(HeaderName, KnownField, &'a [u8]), Fault> {
         let (name, known) = name::parse(&head[range(self.name)]).ok_or(Fault::FieldName)?;
         let value = &head[range(self.value)];
-        if lines.has_folded && known != KnownField::Other && lenient::is_folded(value) {
+        let may_fold = matches!(known, KnownField::Other | KnownField::ContentType);
+        if lines.has_folded && !may_fold && lenient::is_folded(value) {
             return Err(Fault::Folded); // readers differ, so no leniency allows it
         }
         Ok((name, known, value))

@@ -33,6 +33,22 @@ fn send_error_after_head_request_has_no_body() {
 }
 
 #[test]
+fn send_error_to_refused_head_request_has_no_body() {
+    let (mut conn, mut out) = (server(), BytesMut::new());
+    let mut input = BytesMut::from("HEAD / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n");
+    let fault = conn.recv(now(), &mut input).unwrap_err();
+    assert!(conn.send_error(fault.status(), b"", &mut out));
+    assert!(out.ends_with(b"content-length: 0\r\nconnection: close\r\n\r\n"), "{out:?}");
+    // An answered HEAD does not affect the next request.
+    let (mut conn, mut out) = (server_after(HEAD), BytesMut::new());
+    respond(&mut conn, 304, &[], None).unwrap();
+    conn.send_end(now(), None, &mut out).unwrap();
+    assert!(conn.recv(now(), &mut BytesMut::from("GET / HTTP/1.1\n")).is_err());
+    assert!(conn.send_error(StatusCode::BAD_REQUEST, b"", &mut out));
+    assert!(out.ends_with(b"400 Bad Request\n"), "{out:?}");
+}
+
+#[test]
 fn s18_send_error_refuses_interim_status_and_omits_body_of_bodiless_status() {
     for status in [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED] {
         let mut out = BytesMut::new();

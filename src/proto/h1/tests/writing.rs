@@ -229,6 +229,19 @@ fn s1_client_switches_only_to_the_protocol_that_it_has_asked_for() {
 }
 
 #[test]
+fn refused_request_leaves_no_switch_to_the_next_one() {
+    for (target, fields, length) in
+        [("http://a/\u{e9}", &[] as &[_], 0), ("http://a/", &[("content-length", "7")], 0)]
+    {
+        let mut conn = client();
+        conn.ask_for_switch(HeaderValue::from_static("websocket"));
+        ask(&mut conn, &Method::GET, target, fields, Some(length)).unwrap_err();
+        let head = ask(&mut conn, &Method::GET, "http://a/", &[], Some(0)).unwrap();
+        assert_eq!(head, "GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    }
+}
+
+#[test]
 fn s19_pooled_connection_with_unsolicited_bytes_is_faulty() {
     let mut conn = client();
     assert!(matches!(conn.recv(now(), &mut BytesMut::new()), Ok(None)));

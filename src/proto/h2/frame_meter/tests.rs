@@ -44,6 +44,8 @@ fn h1_h7_flood_of_each_type_is_found_at_its_limit_and_not_before() {
         (PRIORITY, 0, &[0; 5], 500),
         (WINDOW_UPDATE, 0, &[0; 4], 2000),
         (PUSH_PROMISE, 0, &[0; 4], 100),
+        (PING, ACK, &[0; 8], 100),
+        (GOAWAY, 0, &[0; 8], 100),
         (0xaa, 0, b"grease", 100),
     ] {
         let (mut meter, now) = (meter(), Instant::now());
