@@ -78,7 +78,8 @@ impl SuccessRate {
 
     /// Adds an attempt that ended at `now`, a duration since a fixed instant.
     ///
-    /// Each observation has a weight of at least 1/20, so that a burst of failures has an effect at once.
+    /// Each observation has a weight of at least 1/20, so that a burst of failures has an effect at once. The first failure
+    /// after successes has that weight, however long ago the last failure was.
     pub fn observe(&self, now: Duration, is_success: bool) {
         let value = self.average.load(now).0;
         if is_success && value >= 1.0 {
@@ -86,7 +87,8 @@ impl SuccessRate {
         }
         let outcome = if is_success { 1.0 } else { 0.0 };
         self.average.update(now, |value, keep| {
-            let keep = keep.min(0.95);
+            // At 1 its age is unknown, since successes leave it as it is.
+            let keep = if value >= 1.0 { 0.95 } else { keep.min(0.95) };
             let value = value * keep + outcome * (1.0 - keep);
             if value > 0.999 { 1.0 } else { value }
         });
@@ -151,4 +153,21 @@ fn pack(value: f32, at: u32) -> u64 {
 
 fn unpack(packed: u64) -> (f32, u32) {
     (f32::from_bits((packed >> 32) as u32), packed as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn success_rate_drops_little_with_one_failure_after_many_successes() {
+        let at = Duration::from_secs;
+        let rate = SuccessRate::new(at(10));
+        (0..3600).for_each(|second| rate.observe(at(second), true));
+        rate.observe(at(3600), false);
+        assert!((900..1000).contains(&rate.get()), "{}", rate.get());
+        // Failures in a row have an effect at once.
+        (0..20).for_each(|_| rate.observe(at(3600), false));
+        assert!(rate.get() < 400, "{}", rate.get());
+    }
 }

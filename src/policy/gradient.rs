@@ -125,7 +125,7 @@ impl Gradient {
         self
     }
 
-    /// Sets the upper bound of the limit. Defaults to 1,000. It lowers a higher minimum.
+    /// Sets the upper bound of the limit, at least 1. Defaults to 1,000. It lowers a higher minimum.
     #[must_use]
     pub fn max(mut self, limit: usize) -> Self {
         self.max = limit.max(1) as f64;

@@ -74,6 +74,8 @@ pub struct Health {
     ramp_from: AtomicU64,
     /// Consecutive failed attempts.
     failures: AtomicU32,
+    /// Consecutive incomplete responses. Their heads are successes, so they do not count as `failures`.
+    incomplete: AtomicU32,
     /// Probes in flight while it is half-open.
     probes: AtomicU32,
     history: Mutex<History>,
@@ -99,6 +101,8 @@ pub enum Failure {
     Unreachable,
     /// Any other failure that counts.
     Failed,
+    /// The response broke off after its head, which has counted as a success.
+    Incomplete,
 }
 
 /// An attempt in flight, ended by [`Health::succeed`], [`Health::fail`] or [`Health::release`].
@@ -107,6 +111,13 @@ pub enum Failure {
 pub struct Attempt {
     started: u64,
     is_probe: bool,
+}
+
+impl Attempt {
+    /// Returns whether it takes one of the [probes](HealthOptions::probes) of a half-open endpoint.
+    pub fn is_probe(&self) -> bool {
+        self.is_probe
+    }
 }
 
 impl Health {
@@ -119,6 +130,7 @@ impl Health {
             is_draining: AtomicBool::new(false),
             ramp_from: AtomicU64::new(0),
             failures: AtomicU32::new(0),
+            incomplete: AtomicU32::new(0),
             probes: AtomicU32::new(0),
             history: Mutex::default(),
         }
@@ -158,9 +170,10 @@ impl Health {
         (age * 1000 / period).max(MIN_RAMP) as u16
     }
 
-    /// Returns the number of consecutive failed attempts.
+    /// Returns the number of consecutive failed attempts, with the incomplete responses since the last
+    /// [complete](Self::complete) one.
     pub fn failures(&self) -> u32 {
-        self.failures.load(Relaxed)
+        self.failures.load(Relaxed).saturating_add(self.incomplete.load(Relaxed))
     }
 
     /// Begins an attempt. Returns `None` if the endpoint is half-open and no further probe is allowed, unless
@@ -220,6 +233,14 @@ impl Health {
         }
     }
 
+    /// Records that a response has ended completely.
+    pub fn complete(&self) {
+        // Read first, as above.
+        if self.incomplete.load(Relaxed) != 0 {
+            self.incomplete.store(0, Relaxed);
+        }
+    }
+
     /// Ends a failed attempt, and ejects the endpoint if it has reached the bound and `may_eject` returns `true`.
     /// Returns whether an ejection began.
     #[allow(clippy::needless_pass_by_value, reason = "an attempt ends once")]
@@ -233,7 +254,8 @@ impl Health {
     ) -> bool {
         let Attempt { started, is_probe } = attempt;
         self.release(Attempt { started, is_probe });
-        let failures = self.failures.fetch_add(1, Relaxed).saturating_add(1);
+        let count = if failure == Failure::Incomplete { &self.incomplete } else { &self.failures };
+        let failures = count.fetch_add(1, Relaxed).saturating_add(1);
         let limit = options.consecutive_failures;
         let is_over = limit != 0 && failures >= limit;
         let is_ejected = self.until.load(Relaxed) != 0;
@@ -255,7 +277,9 @@ impl Health {
             return false;
         }
         let longest = millis(options.ejection.delay(u32::MAX));
-        if until == 0 && history.restored_at.is_none_or(|restored| restored + longest <= at) {
+        if until == 0
+            && history.restored_at.is_none_or(|restored| restored.saturating_add(longest) <= at)
+        {
             history.ejections = 0;
         }
         // A failed forced attempt prolongs the ejection, and does not count as another one.
@@ -294,6 +318,7 @@ impl Health {
         if is_ok {
             self.until.store(0, Relaxed);
             self.failures.store(0, Relaxed);
+            self.incomplete.store(0, Relaxed);
             history.restored_at = Some(millis(now));
             self.start_slowly(now, options);
         } else {

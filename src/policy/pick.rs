@@ -82,7 +82,8 @@ pub trait Pick: Send + Sync {
     /// Returns the index of the picked candidate, below [`Candidates::len`], or `None` to refuse the request.
     ///
     /// The candidate should be [eligible](Candidate::is_eligible). A candidate that was already tried for this
-    /// request is refused.
+    /// request is refused. If `None` is returned and a candidate is eligible, which may have become so in the meantime, the
+    /// balancer calls this method again, up to 32 times.
     fn pick(&self, candidates: Candidates<'_>) -> Option<usize>;
 
     /// Computes data for a set of endpoints, for example the table of a consistent hash.

@@ -2,6 +2,7 @@
 
 mod config;
 mod events;
+mod processes;
 mod refork;
 mod renewal;
 mod scale;
@@ -12,6 +13,7 @@ mod status;
 mod tests;
 
 use std::{
+    collections::HashMap,
     fmt,
     time::{Duration, Instant},
 };
@@ -22,6 +24,7 @@ pub(crate) use self::{
     scale::Scale,
 };
 use self::{
+    processes::Processes,
     refork::Mould,
     renewal::Reload,
     slot::{Slot, State},
@@ -124,9 +127,18 @@ pub(crate) enum Startup {
 /// starts in its slot, for at most `at_a_time` workers of the pool. When the successor is ready, the old worker
 /// leaves the slot: it finishes its request and exits. So recycling never lowers the number of ready workers.
 ///
+/// **Shared processes.** Several workers may share a process ([`on_joined`](Self::on_joined)). When one of them is
+/// abandoned, replaced or exits, no other joins the process, and the other ones are nominated, so that the process
+/// can be stopped. Workers that are not needed are stopped only with all others of their process.
+///
 /// **Reload.** [`reload`](Self::reload) starts a successor of the next generation in every slot. The successors wait
 /// until all are ready, and then replace the old generation in all slots. If one exits before that, or the timeout
-/// passes, they are stopped, and the old generation continues.
+/// passes after the start of the last one, they are stopped, and the old generation continues. It fails too when workers
+/// that were stopped before they were ready have prevented the start of another one for the timeout.
+///
+/// **Leaving workers.** A worker that has left its slot may take the request timeout to finish its request, or the drain
+/// timeout if that is shorter. It counts among
+/// those that are replaced at a time only after that, or when there are as many as slots.
 ///
 /// **Refork.** The first worker of a generation that has completed `refork_after` requests is replaced like a recycled one,
 /// and becomes the mould instead of exiting. The other workers are then replaced by those that are forked from it. See
@@ -139,7 +151,7 @@ pub(crate) enum Startup {
 /// workers are idle, and are stopped after they were idle for long. This never lowers the number of ready workers
 /// below `workers`.
 ///
-/// So the number of workers is at most twice the maximum, plus `max_abandoned`.
+/// So the number of workers is at most three times the maximum, plus `max_abandoned`.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     config: Config,
@@ -155,12 +167,16 @@ pub(crate) struct Supervisor {
     can_grow: bool,
     /// The time of the next check for idle workers; `None` while there are none to stop.
     shrink_at: Option<Instant>,
+    /// Whether no process can be stopped before a worker is used, becomes ready or exits.
+    is_unshrinkable: bool,
     /// Abandoned workers that have not exited.
     abandoned: Vec<WorkerId>,
     /// The total number of abandoned workers.
     abandoned_total: u64,
     /// Workers that have left their slot to a successor, or were not needed, and have not exited.
     leaving: Vec<State>,
+    /// The ends of the drain timeouts of workers that were replaced and have not exited.
+    drain_ends: HashMap<WorkerId, Instant>,
     /// The total number of recycled workers.
     recycled_total: u64,
     /// Workers that were ready and exited without being stopped.
@@ -172,6 +188,7 @@ pub(crate) struct Supervisor {
     reforks: u64,
     /// Whether a worker was nominated since [`take_nominated`](Self::take_nominated).
     has_nominated: bool,
+    processes: Processes,
     reload: Option<Reload>,
     reloaded: Option<Reloaded>,
     next_number: u64,
@@ -203,9 +220,11 @@ impl Supervisor {
             queued: 0,
             can_grow: false,
             shrink_at: None,
+            is_unshrinkable: false,
             abandoned: Vec::new(),
             abandoned_total: 0,
             leaving: Vec::new(),
+            drain_ends: HashMap::new(),
             recycled_total: 0,
             unexpected_exits: 0,
             generation: 0,
@@ -213,6 +232,7 @@ impl Supervisor {
             mould: Mould::None,
             reforks: 0,
             has_nominated: false,
+            processes: Processes::default(),
             reload: None,
             reloaded: None,
             next_number: 0,
@@ -253,6 +273,7 @@ impl Supervisor {
         self.leaving.retain(|state| state.id().is_some());
         self.abandoned.push(id);
         self.abandoned_total += 1;
+        self.close_process(id);
         Some(Action::Abandon(id))
     }
 
@@ -264,9 +285,13 @@ impl Supervisor {
         if let Some(id) = self.slots.iter_mut().find_map(stop) {
             return Some(if is_ending { Action::Stop(id) } else { Action::TimeOut(id) });
         }
-        let leaving = self.leaving.iter_mut().find_map(|state| state.release(now));
+        let leaving = self.leaving.iter_mut().find_map(|state| {
+            // For the log: a late one has ended a reload.
+            let stop = if state.is_late(now) { Action::TimeOut } else { Action::Stop };
+            state.release(now).map(stop)
+        });
         let mut slots = self.slots.iter_mut();
-        leaving.or_else(|| slots.find_map(|slot| slot.poll_restart(now))).map(Action::Stop)
+        leaving.or_else(|| slots.find_map(|slot| slot.poll_restart(now)).map(Action::Stop))
     }
 
     fn poll_start(&mut self, now: Instant) -> Option<Action> {

@@ -35,7 +35,8 @@ impl Health {
         self.is_draining.store(on, SeqCst);
     }
 
-    /// Ends every state that keeps requests away from it, for an operator, except down because of active checks.
+    /// Ends every state that keeps requests away from it, for an operator, except down because of active checks. The
+    /// count of consecutive failures begins anew.
     pub fn restore(&self, now: Duration, options: &HealthOptions) {
         let mut history = self.history();
         self.out_until.store(0, Relaxed);
@@ -44,6 +45,8 @@ impl Health {
         if !history.is_down {
             self.until.store(0, Relaxed);
             history.restored_at = Some(millis(now));
+            self.failures.store(0, Relaxed);
+            self.incomplete.store(0, Relaxed);
         }
         self.start_slowly(now, options);
     }

@@ -59,7 +59,8 @@ impl HealthOptions {
     }
 
     /// Sets how many consecutive failures eject an endpoint. Default 5; 0: none do. An endpoint that cannot be
-    /// reached is ejected by the first failure.
+    /// reached is ejected by the first failure. Responses that break off are counted separately, since their heads
+    /// are successes: so many without a complete one between them eject it too.
     pub const fn consecutive_failures(mut self, n: u32) -> Self {
         self.consecutive_failures = n;
         self
@@ -107,26 +108,29 @@ impl HealthOptions {
         self
     }
 
-    /// Sets the maximum share of endpoints that such ejections take out, in percent. Default 50.
+    /// Sets the maximum share of endpoints that such ejections take out, in percent, without those that an operator
+    /// drains or has taken out. Default 50.
     pub const fn max_ejected(mut self, percent: u8) -> Self {
         self.max_ejected = percent;
         self
     }
 
     /// Sets the share of healthy endpoints, in percent, below which requests go to all endpoints (panic mode), since
-    /// the healthy ones would be overloaded. Default 0: only when none is healthy.
+    /// the healthy ones would be overloaded. Endpoints that an operator drains or has taken out do not count. Default 0:
+    /// only when none is healthy.
     pub const fn panic_below(mut self, percent: u8) -> Self {
         self.panic_below = percent;
         self
     }
 
-    /// Sets how many consecutive active checks must succeed before an endpoint that is down is up again. Default 2.
+    /// Sets how many consecutive active checks must succeed before an endpoint that is down is up again, at least 1.
+    /// Default 2.
     pub const fn rise(mut self, n: u32) -> Self {
         self.rise = n;
         self
     }
 
-    /// Sets how many consecutive active checks must fail before an endpoint is down. Default 3.
+    /// Sets how many consecutive active checks must fail before an endpoint is down, at least 1. Default 3.
     pub const fn fall(mut self, n: u32) -> Self {
         self.fall = n;
         self
@@ -138,7 +142,7 @@ impl HealthOptions {
         self
     }
 
-    /// Sets the minimum number of attempts in an interval for an endpoint to be compared. Default 20.
+    /// Sets the minimum number of attempts in an interval for an endpoint to be compared, at least 1. Default 20.
     pub const fn outlier_requests(mut self, n: u32) -> Self {
         self.min_requests = n;
         self

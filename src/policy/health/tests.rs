@@ -127,6 +127,19 @@ fn operator_alone_ends_what_operator_has_set() {
 }
 
 #[test]
+fn restored_endpoint_is_ejected_by_as_many_failures_as_a_new_one() {
+    let health = Health::new();
+    for _ in 0..2 {
+        for now in 0..4 {
+            assert!(!fail(&health, now));
+        }
+        assert!(fail(&health, 4));
+        health.restore(at(5), &OPTIONS);
+        assert_eq!(health.failures(), 0);
+    }
+}
+
+#[test]
 fn checks_take_endpoint_down_and_up_after_fall_and_rise() {
     let health = Health::new();
     let mut check = |is_ok| health.check(at(1), is_ok, &OPTIONS);
@@ -172,7 +185,7 @@ fn slow_start_grows_from_a_tenth_and_begins_with_each_return() {
 
 #[test]
 fn outliers_need_enough_requests_and_endpoints() {
-    let sample = |requests, failures| Sample { requests, failures, latency: Duration::ZERO };
+    let sample = |requests, failures| Sample { requests, failures, ..Sample::default() };
     let options = OPTIONS.outlier_success(50);
     assert_eq!(outliers(&[sample(20, 20), sample(20, 0), sample(20, 0)], &options), [0]);
     assert_eq!(outliers(&[sample(19, 19), sample(20, 0), sample(20, 0)], &options), [0; 0]);
@@ -180,6 +193,19 @@ fn outliers_need_enough_requests_and_endpoints() {
     // When all fail none is an outlier.
     assert_eq!(outliers(&[sample(20, 20); 4], &options), [0; 0]);
     assert_eq!(outliers(&[sample(20, 20), sample(20, 0), sample(20, 0)], &OPTIONS), [0; 0]);
+}
+
+#[test]
+fn mean_of_outliers_leaves_unknown_latencies_out() {
+    let sample = |timed, millis: u32| {
+        let latency = Duration::from_millis(millis.into()) * timed;
+        Sample { requests: 100, failures: 0, timed, latency }
+    };
+    let options = OPTIONS.outlier_latency(3);
+    // The latency of three quarters of the second one's requests is unknown.
+    assert_eq!(outliers(&[sample(100, 100), sample(25, 400), sample(100, 100)], &options), [1]);
+    assert_eq!(outliers(&[sample(100, 100), sample(19, 400), sample(100, 100)], &options), [0; 0]);
+    assert_eq!(outliers(&[sample(100, 100), sample(0, 0), sample(0, 0)], &options), [0; 0]);
 }
 
 #[test]
@@ -197,4 +223,14 @@ fn longest_times_overflow_nothing() {
     assert_eq!(health.ramp(at(10), &options), 100);
     health.restore(at(11), &options);
     assert!(health.is_healthy(at(12), &options));
+}
+
+#[test]
+fn ejection_without_a_longest_period_is_computed() {
+    let options = OPTIONS.ejection(Backoff::new(Duration::MAX, Duration::MAX));
+    let health = Health::new();
+    for now in [0, 5000, 10_000] {
+        assert!(health.fail(begin(&health, now), at(now), &options, Failure::Unreachable, || true));
+        health.restore(at(now + 1), &options);
+    }
 }

@@ -18,7 +18,8 @@ pub struct Candidate<'a> {
     pub zone: &'a str,
     /// Requests in flight.
     pub in_flight: usize,
-    /// The recent peak time to the head of a response, which decays slowly; zero if it is unknown.
+    /// The recent peak time from the end of a request to the head of its response, which decays slowly; zero if it is
+    /// unknown.
     pub latency: Duration,
     /// The share of recent attempts that succeeded, in thousandths.
     pub success: u16,

@@ -113,7 +113,7 @@ impl ConsistentHash {
                 let Some(bound) = self.bound else { return Some(index) };
                 let total = *total.get_or_insert_with(|| candidates.total_in_flight());
                 let weight = u64::from(candidate.weight.max(1));
-                if candidate.in_flight < capacity(total, weight, table.total_weight, bound) {
+                if has_room(candidate.in_flight, total, weight, table.total_weight, bound) {
                     return Some(index);
                 }
                 fallback.get_or_insert(index);
@@ -124,12 +124,14 @@ impl ConsistentHash {
     }
 }
 
-/// Returns how many requests an endpoint of `weight` may have in flight, including the next one.
-fn capacity(total: usize, weight: u64, total_weight: u64, percent: u32) -> usize {
+/// Returns whether an endpoint of `weight` with so many requests in flight is below its share of all, including the
+/// next one, rounded up.
+fn has_room(in_flight: usize, total: usize, weight: u64, total_weight: u64, percent: u32) -> bool {
     let share = (total as u128 + 1).saturating_mul(u128::from(weight));
     let share = share.saturating_mul(u128::from(percent));
-    let capacity = share.div_ceil(u128::from(total_weight.max(1)) * 100);
-    usize::try_from(capacity).unwrap_or(usize::MAX)
+    // An integer is below a quotient rounded up if its product with the divisor is below the dividend. A division of
+    // 128 bits takes longer than all the rest.
+    (in_flight as u128).saturating_mul(u128::from(total_weight.max(1)) * 100) < share
 }
 
 impl Pick for ConsistentHash {
@@ -149,13 +151,17 @@ impl Pick for ConsistentHash {
 
 #[cfg(test)]
 mod tests {
-    use super::capacity;
+    use super::has_room;
 
     #[test]
-    fn capacity_is_share_of_load_rounded_up_and_at_least_one() {
-        assert_eq!(capacity(0, 1, 100, 100), 1);
-        assert_eq!(capacity(99, 1, 10, 125), 13);
-        assert_eq!(capacity(99, 5, 10, 125), 63);
-        assert_eq!(capacity(usize::MAX, u64::MAX, 1, u32::MAX), usize::MAX);
+    fn room_is_the_share_of_the_load_rounded_up_and_at_least_one() {
+        // The total, weight and its total, the percentage, and the number of requests for which there is room.
+        for (total, weight, total_weight, percent, capacity) in
+            [(0, 1, 100, 100, 1), (99, 1, 10, 125, 13), (99, 5, 10, 125, 63), (99, 1, 10, 100, 10)]
+        {
+            let has_room = |in_flight| has_room(in_flight, total, weight, total_weight, percent);
+            assert!(has_room(capacity - 1) && !has_room(capacity), "{capacity}");
+        }
+        assert!(has_room(usize::MAX, usize::MAX, u64::MAX / 200, 1, u32::MAX));
     }
 }

@@ -19,7 +19,8 @@ const SAMPLES: u64 = 4;
 
 /// Picks the endpoint with the fewest requests in flight relative to its weight.
 ///
-/// It rotates among equals, so that idle endpoints share the requests. In a set of up to 64 endpoints it checks every
+/// It rotates among endpoints of equal load and weight, so that idle ones share the requests. Of idle endpoints with
+/// different weights it picks one with the largest: others get requests when that one has some. In a set of up to 64 endpoints it checks every
 /// one. In a larger set it is not exact: it checks four at random, by weight if weights differ, and all if none of these
 /// is eligible.
 ///

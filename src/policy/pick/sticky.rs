@@ -20,6 +20,9 @@ type Tag = [u8; 16];
 ///
 /// A draining endpoint still gets the requests of its sessions.
 ///
+/// Two balancers of one host need cookies of different [names](Self::cookie): with the same name each would replace
+/// the cookie of the other, whose endpoint it does not know.
+///
 /// The cookie has `Path=/`, `HttpOnly` and `SameSite=Lax`; it is a session cookie without
 /// [`max_age`](Self::max_age).
 ///

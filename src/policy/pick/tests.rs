@@ -1,3 +1,5 @@
+mod weights;
+
 use super::*;
 
 /// Candidates of equal weight, of which some are not available.

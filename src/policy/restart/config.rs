@@ -14,6 +14,8 @@ pub(crate) struct Config {
     /// Maximum number of abandoned workers that have not exited.
     pub(crate) max_abandoned: usize,
     pub(crate) request_timeout: Duration,
+    /// Maximum time in which a worker that was replaced ends its request. `None`: its request timeout.
+    pub(crate) drain_timeout: Option<Duration>,
     /// The time between the request timeout and the abandonment of a worker.
     pub(crate) grace: Duration,
     /// Pauses before a slot is filled again, by its consecutive failures.

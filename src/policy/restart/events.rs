@@ -11,9 +11,11 @@ impl Supervisor {
     /// Records that worker `id` has built its application.
     pub(crate) fn on_ready(&mut self, id: WorkerId, now: Instant) {
         let old_at = self.config.recycle.old_at(now);
+        self.is_unshrinkable = false;
         let Some(slot) = self.slot(id) else { return self.on_successor_ready(id, now) };
         slot.install(id, now, old_at);
         self.check_outdated(id);
+        self.check_closing(id);
         let is_ready = |s: &Slot| !matches!(s.state, State::Vacant { .. } | State::Starting { .. });
         if self.phase == Phase::Starting && self.slots.iter().all(is_ready) {
             self.phase = Phase::Running;
@@ -27,6 +29,7 @@ impl Supervisor {
         now: Instant,
         deadline: Option<Instant>,
     ) -> Allowance {
+        self.is_unshrinkable = false;
         let last = after(now, self.config.request_timeout);
         let until = deadline.map_or(last, |d| d.min(last));
         let abandon_at = after(last, self.config.grace);
@@ -37,6 +40,9 @@ impl Supervisor {
         } else if let Some(state) = self.leaving.iter_mut().find(|state| state.id() == Some(id)) {
             // It had begun the request before it was told to exit.
             *state = busy;
+            if let Some(end) = self.drain_ends.get(&id) {
+                state.limit(*end);
+            }
         }
         Allowance { until, total: until.saturating_duration_since(now) }
     }
@@ -53,6 +59,7 @@ impl Supervisor {
             self.choose_mould(id);
             return true;
         }
+        self.close_process(id);
         let mut states = self.slots.iter_mut().map(|s| &mut s.state).chain(&mut self.leaving);
         if let Some(state) = states.find(|state| state.id() == Some(id))
             && let Some(abandon_at) = state.abandon_at()
@@ -65,8 +72,11 @@ impl Supervisor {
     /// Records that worker `id` has exited, or could not be started.
     pub(crate) fn on_exit(&mut self, id: WorkerId, now: Instant) {
         self.abandoned.retain(|abandoned| *abandoned != id);
+        self.leave_process(id);
+        self.is_unshrinkable = false;
         let Config { backoff, give_up, stable_after, .. } = self.config;
         self.leaving.retain(|state| state.id() != Some(id));
+        self.drain_ends.remove(&id);
         self.check_mould_exit(id);
         let is_working = matches!(self.phase, Phase::Starting | Phase::Running);
         let Some(slot) = self.slot(id) else { return self.on_successor_exit(id, now) };

@@ -12,8 +12,20 @@ use super::{
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reload {
     generation: u64,
-    /// The time by which all successors must be ready.
-    until: Instant,
+    /// The time for the successors to become ready, after the start of the last one.
+    timeout: Duration,
+    /// The time by which all successors must be ready. `None` until the last one is started, which may have to wait for
+    /// workers of earlier generations.
+    until: Option<Instant>,
+    /// The end of the wait for workers that were stopped before they were ready, if they prevent a start.
+    blocked_until: Option<Instant>,
+}
+
+impl Reload {
+    /// Returns the time at which it fails.
+    fn end(&self) -> Option<Instant> {
+        self.until.or(self.blocked_until)
+    }
 }
 
 /// The result of a reload.
@@ -52,20 +64,29 @@ impl Supervisor {
         }
     }
 
+    /// Records that worker `id` has failed a check. Returns whether it was not nominated before.
+    pub(crate) fn on_unhealthy(&mut self, id: WorkerId) -> bool {
+        let is_new = self.slot(id).is_some_and(|slot| slot.nominate());
+        self.has_nominated |= is_new;
+        is_new
+    }
+
     /// Returns whether a worker was nominated since the last call, so that [`poll`](Self::poll) may return an action.
     pub(crate) fn take_nominated(&mut self) -> bool {
         std::mem::take(&mut self.has_nominated)
     }
 
-    /// Begins to replace all workers by a new generation, which must be ready within `timeout`.
+    /// Begins to replace all workers by a new generation, which must be ready within `timeout` after its last worker was
+    /// started.
     /// [`take_reloaded`](Self::take_reloaded) returns the result. Returns `false`, without effect, before all workers
     /// are ready for the first time, during another reload, and after [`close`](Self::close).
-    pub(crate) fn reload(&mut self, now: Instant, timeout: Duration) -> bool {
+    pub(crate) fn reload(&mut self, timeout: Duration) -> bool {
         if self.phase != Phase::Running || self.reload.is_some() {
             return false;
         }
         self.last_generation += 1;
-        self.reload = Some(Reload { generation: self.last_generation, until: after(now, timeout) });
+        let (generation, until, blocked_until) = (self.last_generation, None, None);
+        self.reload = Some(Reload { generation, timeout, until, blocked_until });
         true
     }
 
@@ -105,6 +126,12 @@ impl Supervisor {
         self.recycled_total
     }
 
+    /// Returns whether workers of this generation may be started: the current one, and that of a reload in progress.
+    pub(crate) fn starts_generation(&self, generation: u64) -> bool {
+        let is_reloading = self.reload.is_some_and(|reload| reload.generation == generation);
+        generation == self.generation || is_reloading
+    }
+
     /// Returns the current generation: 0, and one more for each attempted reload.
     pub(crate) fn generation(&self) -> u64 {
         self.generation
@@ -131,7 +158,12 @@ impl Supervisor {
         let old_at = self.config.recycle.old_at(now);
         let slot = &mut self.slots[slot];
         let Some(id) = slot.successor.state.id() else { return };
-        let old = slot.state;
+        let mut old = slot.state;
+        if let Some((timeout, id)) = self.config.drain_timeout.zip(old.id()) {
+            let end = after(now, timeout);
+            old.limit(end);
+            self.drain_ends.insert(id, end);
+        }
         slot.failures = 0;
         slot.install(id, now, old_at);
         slot.successor = Successor { state: State::Vacant { start_at: now }, failures: 0 };
@@ -139,6 +171,7 @@ impl Supervisor {
             self.leaving.push(old);
         }
         self.check_outdated(id);
+        self.check_closing(id);
     }
 
     pub(super) fn on_successor_exit(&mut self, id: WorkerId, now: Instant) {
@@ -185,7 +218,14 @@ impl Supervisor {
     }
 
     pub(super) fn poll_reload(&mut self, now: Instant) {
-        if self.reload.is_some_and(|reload| reload.until <= now) {
+        self.check_blocked(now);
+        let Some(reload) = self.reload else { return };
+        let Reload { generation, .. } = reload;
+        let is_late = |slot: &Slot| {
+            let state = slot.successor.state;
+            state.is_late(now) && state.id().is_some_and(|id| id.generation == generation)
+        };
+        if reload.end().is_some_and(|end| end <= now) || self.slots.iter().any(is_late) {
             self.stop_successors(now);
             self.end_reload(Reloaded::TimedOut);
         }
@@ -206,26 +246,62 @@ impl Supervisor {
                 (self.generation, self.slots.iter().position(is_due)?)
             }
         };
+        if self.reload.is_none()
+            && let Some(old) = self.slots[slot].state.id()
+        {
+            self.close_process(old);
+        }
         let state = self.start(slot, generation, now);
         self.slots[slot].successor.state = state;
+        self.check_all_started(now);
         state.id().map(Action::Start)
+    }
+
+    /// Sets the time by which the successors of a reload must be ready, when each slot has one.
+    fn check_all_started(&mut self, now: Instant) {
+        let Some(Reload { generation, timeout, .. }) = self.reload else { return };
+        let is_new =
+            |slot: &Slot| slot.successor.state.id().is_some_and(|id| id.generation == generation);
+        let all_started = self.used_slots().all(is_new);
+        if let Some(reload) = self.reload.as_mut().filter(|_| all_started) {
+            reload.until = Some(after(now, timeout));
+        }
+    }
+
+    /// Sets the end of the wait for stopped workers that are not ready while they prevent the start of a successor. A factory
+    /// that blocks is not interrupted, so they may never exit.
+    fn check_blocked(&mut self, now: Instant) {
+        let is_starting = |state: &&State| matches!(state, State::Starting { .. });
+        let stopped = self.leaving.iter().filter(is_starting).count();
+        let is_blocked = stopped > 0 && stopped + self.successors() >= self.used;
+        if let Some(reload) = &mut self.reload {
+            let until = reload.blocked_until.unwrap_or_else(|| after(now, reload.timeout));
+            reload.blocked_until = Some(until).filter(|_| is_blocked && reload.until.is_none());
+        }
+    }
+
+    /// Returns the number of successors that run or start.
+    fn successors(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.successor.state.id().is_some()).count()
     }
 
     /// Returns whether a further worker may run in addition to those of the slots.
     fn can_start_successor(&self) -> bool {
-        let has_successor = |slot: &&Slot| slot.successor.state.id().is_some();
-        let surplus = self.leaving.len() + self.slots.iter().filter(has_successor).count();
         let bound = match self.reload {
             Some(_) => self.used,
             None => self.config.recycle.at_a_time.min(self.used),
         };
-        self.phase == Phase::Running && surplus < bound
+        let is_finishing = |state: &&State| matches!(state, State::Busy { .. });
+        let finishing = self.leaving.iter().filter(is_finishing).count();
+        let surplus = self.leaving.len() + self.successors();
+        let is_in_bounds = surplus - finishing < bound && surplus < bound + self.used;
+        self.phase == Phase::Running && is_in_bounds
     }
 
     /// Returns the end of the reload, or the time at which the next worker may be replaced.
     pub(super) fn renewal_deadline(&self) -> Option<Instant> {
         if let Some(reload) = self.reload {
-            return Some(reload.until);
+            return reload.end();
         }
         if !self.can_start_successor() {
             return None;

@@ -1,6 +1,9 @@
 //! Scaling: workers are added with the demand, and stopped when they are idle.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use super::{
     Phase, Supervisor, after,
@@ -27,6 +30,33 @@ impl Scale {
     fn interval(&self) -> Duration {
         (self.idle_timeout / 2).max(Duration::from_millis(1))
     }
+}
+
+/// Workers that can be stopped only together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Key {
+    Process(u64),
+    Slot(usize),
+}
+
+/// The slots of a process that may not be needed.
+#[derive(Debug, Default)]
+struct Candidate {
+    slots: Vec<usize>,
+    idle: usize,
+    /// The time at which one of its workers was last used.
+    used_at: Option<Instant>,
+    /// Whether one of its workers is used or was idle for a short time only.
+    is_needed: bool,
+}
+
+/// The slots of a process that is not needed.
+enum Unneeded {
+    Slots(Vec<usize>),
+    /// There may be one when its workers have been idle for longer.
+    NoneYet,
+    /// Each process has more workers than are unneeded.
+    NoneFits,
 }
 
 /// The number of workers in slots, by state.
@@ -71,10 +101,10 @@ impl Supervisor {
         }
     }
 
-    /// Stops workers that are not needed, those that were idle longest first. Neither the workers nor the ready ones
+    /// Stops workers that are not needed, those of the process that was idle longest first. Neither the workers nor the ready ones
     /// become fewer than the minimum.
     pub(super) fn poll_shrink(&mut self, now: Instant) {
-        if !self.has_surplus() {
+        if self.is_unshrinkable || !self.has_surplus() {
             self.shrink_at = None;
             return;
         }
@@ -83,39 +113,84 @@ impl Supervisor {
         if *self.shrink_at.get_or_insert(next) > now {
             return;
         }
-        while self.has_surplus() {
-            let may_lose_ready = self.census().ready > self.config.workers;
-            let is_old = |slot: &Slot| after(slot.used_at, scale.idle_timeout) <= now;
-            let is_unneeded = |slot: &&mut Slot| match slot.state {
-                State::Idle { .. } => may_lose_ready && is_old(slot),
-                State::Vacant { .. } => is_old(slot),
-                State::Unused
-                | State::Starting { .. }
-                | State::Busy { .. }
-                | State::Exiting { .. } => false,
+        loop {
+            let unneeded = match self.unneeded(now) {
+                Unneeded::Slots(slots) => slots,
+                Unneeded::NoneYet => break,
+                Unneeded::NoneFits => {
+                    self.is_unshrinkable = true;
+                    break;
+                }
             };
-            let unneeded = self.slots.iter_mut().filter(is_unneeded);
-            let Some(slot) = unneeded.min_by_key(|slot| slot.used_at) else { break };
-            let old = std::mem::replace(slot, Slot::unused(now));
-            self.used -= 1;
-            self.leaving.extend(old.states().into_iter().filter(|state| state.id().is_some()));
+            for slot in unneeded {
+                let old = std::mem::replace(&mut self.slots[slot], Slot::unused(now));
+                self.used -= 1;
+                let states = old.states().into_iter().filter(|state| state.id().is_some());
+                self.leaving.extend(states);
+                if let Some(id) = old.state.id() {
+                    self.close_process(id);
+                }
+            }
         }
-        self.shrink_at = self.has_surplus().then_some(next);
+        let may_shrink = !self.is_unshrinkable && self.has_surplus();
+        self.shrink_at = may_shrink.then_some(next);
+    }
+
+    /// Returns the slots of the process that is not needed and was idle longest. A worker without others in its process
+    /// counts as a process.
+    fn unneeded(&self, now: Instant) -> Unneeded {
+        let surplus = self.surplus();
+        if surplus == 0 {
+            return Unneeded::NoneYet;
+        }
+        let Scale { idle_timeout, .. } = self.config.scale;
+        let may_lose_ready = self.census().ready.saturating_sub(self.config.workers);
+        let mut processes: HashMap<Key, Candidate> = HashMap::new();
+        for (at, slot) in self.slots.iter().enumerate().filter(|(_, slot)| !slot.is_unused()) {
+            let process = slot.state.id().and_then(|id| self.processes.of(id));
+            let key = process.map_or(Key::Slot(at), Key::Process);
+            let candidate = processes.entry(key).or_default();
+            let is_idle = matches!(slot.state, State::Idle { .. });
+            let is_old = after(slot.used_at, idle_timeout) <= now;
+            candidate.is_needed |=
+                !(is_old && (is_idle || matches!(slot.state, State::Vacant { .. })));
+            candidate.idle += usize::from(is_idle);
+            candidate.used_at = candidate.used_at.max(Some(slot.used_at));
+            candidate.slots.push(at);
+        }
+        let is_unneeded = |candidate: &Candidate| {
+            !candidate.is_needed
+                && candidate.slots.len() <= surplus
+                && candidate.idle <= may_lose_ready
+        };
+        let may_fit_later = processes.values().any(|candidate| candidate.is_needed);
+        let unneeded = processes.into_values().filter(is_unneeded);
+        match unneeded.min_by_key(|candidate| (candidate.used_at, candidate.slots[0])) {
+            Some(unneeded) => Unneeded::Slots(unneeded.slots),
+            None if may_fit_later => Unneeded::NoneYet,
+            None => Unneeded::NoneFits,
+        }
     }
 
     /// Returns whether this number of idle workers may be too high, and [`poll`](Self::poll) must be called for it.
     pub(crate) fn may_shrink(&self, idle: usize) -> bool {
         let is_new = self.used > self.config.workers && self.shrink_at.is_none();
-        is_new && idle > self.config.scale.spare && self.is_scaling()
+        is_new && !self.is_unshrinkable && idle > self.config.scale.spare && self.is_scaling()
     }
 
     /// Returns whether there are more workers than the minimum, and more of them idle than needed.
     fn has_surplus(&self) -> bool {
-        let is_larger = self.used > self.config.workers;
-        is_larger && self.is_scaling() && {
-            let Census { idle, coming, .. } = self.census();
-            idle + coming > self.config.scale.spare.saturating_add(self.queued)
+        self.surplus() > 0
+    }
+
+    /// Returns the number of workers beyond the minimum, and beyond the idle ones that are needed.
+    fn surplus(&self) -> usize {
+        if self.used <= self.config.workers || !self.is_scaling() {
+            return 0;
         }
+        let Census { idle, coming, .. } = self.census();
+        let needed = self.config.scale.spare.saturating_add(self.queued);
+        (idle + coming).saturating_sub(needed).min(self.used - self.config.workers)
     }
 
     /// Returns whether the number of workers may change. It does not during a reload, when both generations have the

@@ -204,9 +204,22 @@ impl State {
         }
     }
 
+    /// Makes a worker end its request by `until`.
+    pub(super) fn limit(&mut self, until: Instant) {
+        if let Self::Busy { abort_at, abandon_at, .. } = self {
+            *abort_at = abort_at.map(|at| at.min(until));
+            *abandon_at = until.min(*abandon_at);
+        }
+    }
+
     /// Returns whether the worker takes requests.
     pub(super) fn is_ready(self) -> bool {
         matches!(self, Self::Idle { .. } | Self::Busy { .. })
+    }
+
+    /// Returns whether the worker is not ready although its start timeout has passed.
+    pub(super) fn is_late(self, now: Instant) -> bool {
+        matches!(self, Self::Starting { stop_at: Some(at), .. } if at <= now)
     }
 
     /// Marks a starting worker as stopped if it `must` be or its start timeout has passed. Returns its id if so.

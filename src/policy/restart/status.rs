@@ -24,6 +24,12 @@ impl Supervisor {
         self.ready() == 0 && self.used_slots().all(|slot| slot.failures >= failures)
     }
 
+    /// Returns whether a worker that exits now is started again.
+    #[cfg_attr(not(feature = "process"), allow(dead_code, reason = "processes need it"))]
+    pub(crate) fn restarts_workers(&self) -> bool {
+        matches!(self.phase, Phase::Running | Phase::Draining)
+    }
+
     /// Returns whether all workers have exited and none will be started.
     pub(crate) fn is_ended(&self) -> bool {
         self.phase == Phase::Ending && self.alive() == 0

@@ -1,5 +1,6 @@
 //! Tests of the supervisor's decisions, in virtual time.
 
+mod processes;
 mod refork;
 mod renewal;
 mod scale;
@@ -19,6 +20,7 @@ fn config(workers: usize, max_abandoned: usize) -> Config {
         scale: Scale::FIXED,
         max_abandoned,
         request_timeout: TIMEOUT,
+        drain_timeout: None,
         grace: GRACE,
         backoff: Backoff::new(FIRST_PAUSE, MAX_PAUSE),
         start_timeout: None,

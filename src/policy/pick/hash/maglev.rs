@@ -1,5 +1,7 @@
 //! `Maglev`: a table of slots that endpoints fill in turn, each in its own order.
 
+use std::collections::BTreeMap;
+
 use super::super::{Candidates, siphash::SipKey};
 
 /// Slots of the table: 65,537, a prime, so that the order of each endpoint visits every slot. With more than 655
@@ -20,10 +22,16 @@ struct Preference {
     index: u32,
     next: usize,
     skip: usize,
-    weight: f64,
-    /// The number of slots that it should have so far.
-    target: f64,
-    filled: f64,
+    weight: u64,
+    filled: u64,
+}
+
+impl Preference {
+    /// Returns the round in which it gets its next slot.
+    fn next_round(&self, greatest: u64) -> u64 {
+        // At most 2^52: a table has fewer than 2^20 slots.
+        ((self.filled + 1) * greatest).div_ceil(self.weight)
+    }
 }
 
 impl Maglev {
@@ -33,24 +41,31 @@ impl Maglev {
         }
         let size = if candidates.len() > MAGLEV_SLOTS / 100 { MANY_SLOTS } else { MAGLEV_SLOTS };
         let mut preferences = preferences(candidates, size);
+        let greatest = preferences.iter().map(|p| p.weight).max().unwrap_or(1);
         let mut slots = vec![EMPTY; size];
         let mut left = size;
-        // In each round the target of an endpoint grows by its weight relative to the largest one.
+        // In each round the target of an endpoint grows by its weight relative to the largest one. An endpoint is looked
+        // at only in the rounds in which it gets a slot: if one weight is much larger, there are nearly as many rounds as
+        // slots.
+        let mut rounds: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for (at, p) in preferences.iter().enumerate() {
+            rounds.entry(p.next_round(greatest)).or_default().push(at);
+        }
         while left > 0 {
-            for p in &mut preferences {
-                p.target += p.weight;
-                if p.filled + 1.0 > p.target {
-                    continue;
-                }
+            let (_, mut round) = rounds.pop_first().expect("every endpoint has a next round");
+            round.sort_unstable(); // as they came from several rounds
+            for at in round {
+                let p = &mut preferences[at];
                 while slots[p.next] != EMPTY {
                     p.next = (p.next + p.skip) % size;
                 }
                 slots[p.next] = p.index;
-                p.filled += 1.0;
+                p.filled += 1;
                 left -= 1;
                 if left == 0 {
                     break;
                 }
+                rounds.entry(p.next_round(greatest)).or_default().push(at);
             }
         }
         Self { slots }
@@ -69,7 +84,6 @@ impl Maglev {
 
 /// Returns the preferences in the order of the keys, so that the result does not depend on the order of the set.
 fn preferences(candidates: Candidates<'_>, size: usize) -> Vec<Preference> {
-    let greatest = candidates.iter().map(|c| c.weight.max(1)).max().unwrap_or(1);
     let mut order: Vec<usize> = (0..candidates.len()).collect();
     order.sort_unstable_by_key(|&index| candidates.get(index).key);
     let preference = |index| {
@@ -83,10 +97,67 @@ fn preferences(candidates: Candidates<'_>, size: usize) -> Vec<Preference> {
             index: index as u32,
             next: (part(0) % size as u64) as usize,
             skip: (part(8) % (size as u64 - 1)) as usize + 1,
-            weight: f64::from(candidate.weight.max(1)) / f64::from(greatest),
-            target: 0.0,
-            filled: 0.0,
+            weight: candidate.weight.max(1).into(),
+            filled: 0,
         }
     };
     order.into_iter().map(preference).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::pick::Candidate;
+
+    fn table(weights: &[u32]) -> Vec<u32> {
+        let keys: Vec<_> = (0..weights.len()).map(|index| index.to_string()).collect();
+        let candidate = |(key, &weight)| Candidate { weight, ..Candidate::new(key) };
+        let candidates: Vec<_> =
+            keys.iter().map(String::as_str).zip(weights).map(candidate).collect();
+        Maglev::new(Candidates::new(&candidates)).slots
+    }
+
+    /// Fills a table round by round, as in the paper.
+    fn in_rounds(weights: &[u32]) -> Vec<u32> {
+        let keys: Vec<_> = (0..weights.len()).map(|index| index.to_string()).collect();
+        let candidates: Vec<_> = keys.iter().map(|key| Candidate::new(key)).collect();
+        let mut preferences = preferences(Candidates::new(&candidates), MAGLEV_SLOTS);
+        let greatest = u64::from(*weights.iter().max().unwrap());
+        let (mut slots, mut left) = (vec![EMPTY; MAGLEV_SLOTS], MAGLEV_SLOTS);
+        for round in 1.. {
+            for p in &mut preferences {
+                let target = round * u64::from(weights[p.index as usize]);
+                if (p.filled + 1) * greatest <= target && left > 0 {
+                    while slots[p.next] != EMPTY {
+                        p.next = (p.next + p.skip) % MAGLEV_SLOTS;
+                    }
+                    slots[p.next] = p.index;
+                    p.filled += 1;
+                    left -= 1;
+                }
+            }
+            if left == 0 {
+                break;
+            }
+        }
+        slots
+    }
+
+    #[test]
+    fn table_is_the_one_that_is_filled_round_by_round() {
+        for weights in [&[1; 5][..], &[3, 1, 7, 7, 2], &[1000, 1, 1, 30]] {
+            assert!(table(weights) == in_rounds(weights), "{weights:?}");
+        }
+    }
+
+    #[test]
+    fn table_of_very_different_weights_is_filled_in_few_steps() {
+        let mut weights = vec![1; 2000];
+        weights[7] = u32::MAX;
+        assert!(table(&weights).iter().all(|&index| index == 7));
+        weights[7] = 2000;
+        let slots = table(&weights);
+        let share = slots.iter().filter(|&&index| index == 7).count();
+        assert!(share.abs_diff(MANY_SLOTS / 2) < MANY_SLOTS / 500, "{share}");
+    }
 }

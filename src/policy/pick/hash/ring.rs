@@ -6,7 +6,8 @@ use super::super::{Candidates, siphash::SipKey};
 /// a tenth.
 pub const RING_POINTS: usize = 100;
 
-/// Maximum number of points: 1,048,576, which take 12 MiB. With a larger total weight each unit has fewer points.
+/// Number of points that is exceeded only because each endpoint has at least one: 1,048,576, which take 16 MiB. With a
+/// larger total weight a unit of it has fewer points.
 const MAX_POINTS: usize = 1 << 20;
 
 #[derive(Debug)]
@@ -26,13 +27,13 @@ struct Point {
 
 impl Ring {
     pub(super) fn new(candidates: Candidates<'_>) -> Self {
-        let weight = |weight: u32| weight.max(1) as usize;
-        let total: usize = candidates.iter().map(|c| weight(c.weight)).sum();
-        let per_weight = (MAX_POINTS / total.max(1)).clamp(1, RING_POINTS);
+        let weight = |weight: u32| u128::from(weight.max(1));
+        let total: u128 = candidates.iter().map(|c| weight(c.weight)).sum();
+        let all = (total * RING_POINTS as u128).min(MAX_POINTS as u128);
         let mut points = Vec::new();
         for (index, candidate) in candidates.iter().enumerate() {
             let key = SipKey::fixed().hash64(candidate.key.as_bytes()).to_le_bytes();
-            let count = (weight(candidate.weight) * per_weight).min(MAX_POINTS);
+            let count = (weight(candidate.weight) * all / total).max(1);
             for number in 0..count as u64 {
                 let mut bytes = [0; 16];
                 bytes[..8].copy_from_slice(&key);
@@ -58,5 +59,31 @@ impl Ring {
         let first = start + later.iter().take_while(|point| point.hash < hash).count();
         let at = (first + step).checked_rem(self.points.len())?;
         Some(self.points[at].index as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::pick::Candidate;
+
+    /// Returns the number of points of each endpoint.
+    fn points(weights: &[u32]) -> Vec<usize> {
+        let keys: Vec<_> = (0..weights.len()).map(|index| index.to_string()).collect();
+        let candidate = |(key, &weight)| Candidate { weight, ..Candidate::new(key) };
+        let candidates: Vec<_> =
+            keys.iter().map(String::as_str).zip(weights).map(candidate).collect();
+        let mut points = vec![0; weights.len()];
+        for point in &Ring::new(Candidates::new(&candidates)).points {
+            points[point.index as usize] += 1;
+        }
+        points
+    }
+
+    #[test]
+    fn points_follow_weights_of_any_size_within_the_maximum() {
+        assert_eq!(points(&[1, 0, 7]), [100, 100, 700]);
+        assert_eq!(points(&[u32::MAX, u32::MAX / 2, 1]), [699_050, 349_525, 1]);
+        assert_eq!(points(&[20_000; 100]), [MAX_POINTS / 100; 100]);
     }
 }

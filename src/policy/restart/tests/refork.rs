@@ -118,7 +118,7 @@ fn reload_discards_the_mould_of_the_generation_before() {
     let second = choose(&mut supervisor, ids[0], now);
     assert!(supervisor.claim_mould(ids[0]) && supervisor.on_mould_ready(ids[0]));
     supervisor.on_exit(ids[0], now);
-    assert!(supervisor.reload(now, TIMEOUT));
+    assert!(supervisor.reload(TIMEOUT));
     let [Action::Start(new)] = actions(&mut supervisor, now)[..] else { panic!("one successor") };
     supervisor.on_ready(new, now);
     assert_eq!(actions(&mut supervisor, now), [Action::Stop(second)]);

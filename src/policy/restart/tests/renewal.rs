@@ -57,6 +57,56 @@ fn recycled_worker_ends_its_request_before_it_exits() {
 }
 
 #[test]
+fn replaced_worker_has_its_drain_timeout_if_that_is_shorter() {
+    for drain in [TIMEOUT / 4, TIMEOUT] {
+        let now = Instant::now();
+        let drain_timeout = Some(drain);
+        let mut supervisor = Supervisor::new(Config { drain_timeout, ..config(1, 1) }, now);
+        let old = starts(&mut supervisor, now)[0];
+        supervisor.on_ready(old, now);
+        supervisor.on_begin(old, now, None);
+        let replaced = now + TIMEOUT / 2;
+        assert!(supervisor.reload(TIMEOUT));
+        let new = starts(&mut supervisor, replaced)[0];
+        supervisor.on_ready(new, replaced);
+        let (end, expected) = match drain < TIMEOUT {
+            true => (replaced + drain, vec![Action::Abort(old), Action::Abandon(old)]),
+            false => (now + TIMEOUT, vec![Action::Abort(old)]), // and then it has the grace period
+        };
+        assert_eq!(
+            (actions(&mut supervisor, replaced), supervisor.deadline()),
+            (vec![], Some(end))
+        );
+        assert_eq!(actions(&mut supervisor, end), expected);
+    }
+}
+
+#[test]
+fn drain_timeout_holds_for_a_request_that_was_read_ahead() {
+    let now = Instant::now();
+    let drain = TIMEOUT / 4;
+    let config = Config { drain_timeout: Some(drain), ..config(1, 1) };
+    let mut supervisor = Supervisor::new(config, now);
+    let old = starts(&mut supervisor, now)[0];
+    supervisor.on_ready(old, now);
+    supervisor.on_begin(old, now, None);
+    assert!(supervisor.reload(TIMEOUT));
+    let new = starts(&mut supervisor, now)[0];
+    supervisor.on_ready(new, now);
+    let later = now + drain / 2;
+    assert!(!supervisor.on_done(old, false));
+    assert_eq!(supervisor.on_begin(old, later, None).until, later + TIMEOUT, "its own limit");
+    assert_eq!(
+        (actions(&mut supervisor, later), supervisor.deadline()),
+        (vec![], Some(now + drain))
+    );
+    let due = actions(&mut supervisor, now + drain);
+    assert_eq!(due, [Action::Abort(old), Action::Abandon(old)]);
+    supervisor.on_exit(old, now + drain);
+    assert!(supervisor.drain_ends.is_empty());
+}
+
+#[test]
 fn leaving_worker_that_is_stuck_is_abandoned_and_not_replaced() {
     let (mut supervisor, ids, now) = recycling(1, AFTER_TWO);
     serve(&mut supervisor, ids[0], now);
@@ -84,6 +134,73 @@ fn recycling_replaces_so_many_workers_at_a_time() {
     assert_eq!(supervisor.alive(), 7, "the old one has not exited");
     supervisor.on_exit(ids[0], old);
     assert_eq!(starts(&mut supervisor, old).len(), 1);
+}
+
+#[test]
+fn workers_that_finish_their_requests_delay_recycling_when_they_are_as_many_as_slots() {
+    let (mut supervisor, mut in_slots, now) = recycling(2, AFTER_TWO);
+    let mut busy = 0;
+    for round in 0..2 {
+        for (slot, worker) in in_slots.iter_mut().enumerate() {
+            serve(&mut supervisor, *worker, now);
+            serve(&mut supervisor, *worker, now);
+            supervisor.on_begin(*worker, now, None);
+            let successor = starts(&mut supervisor, now);
+            if (round, slot) == (1, 1) {
+                assert_eq!((successor.len(), busy, supervisor.alive()), (0, 3, 5));
+                return;
+            }
+            assert_eq!(successor.len(), 1, "{busy} others finish their requests");
+            supervisor.on_ready(successor[0], now);
+            *worker = successor[0];
+            busy += 1;
+        }
+    }
+}
+
+#[test]
+fn reload_does_not_wait_for_requests_of_the_generation_before() {
+    let (mut supervisor, ids, now) = running(2, 1);
+    for id in &ids {
+        supervisor.on_begin(*id, now, None);
+    }
+    for generation in 1..=2 {
+        assert!(supervisor.reload(TIMEOUT));
+        let new = starts(&mut supervisor, now);
+        assert_eq!(new.len(), 2, "generation {generation}");
+        new.iter().for_each(|id| supervisor.on_ready(*id, now));
+        assert_eq!(supervisor.take_reloaded(), Some(Reloaded::Ready));
+        if generation == 1 {
+            assert_eq!((actions(&mut supervisor, now), supervisor.alive()), (vec![], 4));
+            supervisor.on_exit(new[1], now); // which has no effect on the next reload
+            starts(&mut supervisor, now).iter().for_each(|id| supervisor.on_ready(*id, now));
+        }
+    }
+}
+
+#[test]
+fn time_of_reload_begins_when_its_last_worker_is_started() {
+    let (mut supervisor, ids, now) = running(1, 1);
+    let (mut busy, mut current) = (Vec::new(), ids[0]);
+    for _ in 0..2 {
+        supervisor.on_begin(current, now, None);
+        busy.push(current);
+        assert!(supervisor.reload(TIMEOUT));
+        current = starts(&mut supervisor, now)[0];
+        supervisor.on_ready(current, now);
+        assert_eq!(supervisor.take_reloaded(), Some(Reloaded::Ready));
+    }
+    // Two generations finish their requests, so the third one waits.
+    assert!(supervisor.reload(TIMEOUT));
+    let later = now + TIMEOUT - GRACE;
+    assert_eq!((actions(&mut supervisor, later), supervisor.take_reloaded()), (vec![], None));
+    assert!(!supervisor.on_done(busy[0], false));
+    supervisor.on_exit(busy[0], later);
+    let new = starts(&mut supervisor, later)[0];
+    supervisor.on_exit(busy[1], later);
+    assert_eq!(supervisor.deadline(), Some(later + TIMEOUT));
+    assert_eq!(actions(&mut supervisor, later + TIMEOUT), [Action::Stop(new)]);
+    assert_eq!(supervisor.take_reloaded(), Some(Reloaded::TimedOut));
 }
 
 #[test]
@@ -141,8 +258,8 @@ fn successor_takes_the_slot_of_a_worker_that_exits_meanwhile() {
 #[test]
 fn reload_gives_all_slots_to_the_new_generation_at_once() {
     let (mut supervisor, ids, now) = running(2, 1);
-    assert!(supervisor.reload(now, TIMEOUT));
-    assert!(!supervisor.reload(now, TIMEOUT), "one at a time");
+    assert!(supervisor.reload(TIMEOUT));
+    assert!(!supervisor.reload(TIMEOUT), "one at a time");
     let new = starts(&mut supervisor, now);
     assert_eq!(new.iter().map(|id| id.generation()).collect::<Vec<_>>(), [1, 1]);
     supervisor.on_ready(new[0], now);
@@ -164,7 +281,7 @@ fn reload_gives_all_slots_to_the_new_generation_at_once() {
 #[test]
 fn reload_is_rolled_back_when_a_new_worker_exits() {
     let (mut supervisor, ids, now) = running(2, 1);
-    assert!(supervisor.reload(now, TIMEOUT));
+    assert!(supervisor.reload(TIMEOUT));
     let new = starts(&mut supervisor, now);
     supervisor.on_ready(new[0], now);
     supervisor.on_exit(new[1], now);
@@ -175,14 +292,14 @@ fn reload_is_rolled_back_when_a_new_worker_exits() {
     assert_eq!((supervisor.generation(), supervisor.ready(), supervisor.alive()), (0, 2, 2));
     ids.iter().for_each(|id| serve(&mut supervisor, *id, now));
     // The next reload has a new generation number.
-    assert!(supervisor.reload(now, TIMEOUT));
+    assert!(supervisor.reload(TIMEOUT));
     assert_eq!(starts(&mut supervisor, now)[0].generation(), 2);
 }
 
 #[test]
 fn reload_is_rolled_back_when_its_time_is_over() {
     let (mut supervisor, _, now) = running(2, 1);
-    assert!(supervisor.reload(now, TIMEOUT));
+    assert!(supervisor.reload(TIMEOUT));
     let new = starts(&mut supervisor, now);
     supervisor.on_ready(new[0], now);
     assert_eq!(supervisor.deadline(), Some(now + TIMEOUT));
@@ -194,9 +311,47 @@ fn reload_is_rolled_back_when_its_time_is_over() {
 }
 
 #[test]
+fn reload_is_rolled_back_when_no_worker_can_be_started_in_its_time() {
+    let (mut supervisor, _, now) = running(2, 1);
+    assert!(supervisor.reload(TIMEOUT));
+    let blocked = starts(&mut supervisor, now);
+    let end = now + TIMEOUT;
+    assert_eq!(actions(&mut supervisor, end).len(), 2);
+    assert_eq!(supervisor.take_reloaded(), Some(Reloaded::TimedOut));
+    // They do not exit.
+    assert!(supervisor.reload(TIMEOUT));
+    assert_eq!(
+        (starts(&mut supervisor, end), supervisor.deadline()),
+        (vec![], Some(end + TIMEOUT))
+    );
+    assert_eq!(actions(&mut supervisor, end + TIMEOUT), []);
+    assert_eq!(supervisor.take_reloaded(), Some(Reloaded::TimedOut));
+    // One of them exits, so that one of two is started.
+    let later = end + TIMEOUT;
+    supervisor.on_exit(blocked[0], later);
+    assert!(supervisor.reload(TIMEOUT));
+    let new = starts(&mut supervisor, later);
+    assert_eq!((new.len(), supervisor.take_reloaded()), (1, None));
+    assert_eq!(actions(&mut supervisor, later + TIMEOUT), [Action::Stop(new[0])]);
+    assert_eq!(supervisor.take_reloaded(), Some(Reloaded::TimedOut));
+}
+
+#[test]
+fn reload_is_rolled_back_when_one_of_its_workers_is_late() {
+    let (mut supervisor, _, now) = running(2, 1);
+    supervisor.config.start_timeout = Some(TIMEOUT);
+    assert!(supervisor.reload(TIMEOUT));
+    let Some(Action::Start(first)) = supervisor.poll(now) else { panic!("it is due") };
+    let Some(Action::Start(second)) = supervisor.poll(now + GRACE) else { panic!("it is due") };
+    let due = actions(&mut supervisor, now + TIMEOUT);
+    assert_eq!(due, [Action::TimeOut(first), Action::Stop(second)], "the log says why it is late");
+    assert_eq!(supervisor.take_reloaded(), Some(Reloaded::TimedOut));
+}
+
+#[test]
 fn close_ends_a_reload_and_stops_its_workers() {
     let (mut supervisor, ids, now) = running(1, 1);
-    assert!(supervisor.reload(now, TIMEOUT));
+    assert!(supervisor.reload(TIMEOUT));
     let new = starts(&mut supervisor, now)[0];
     supervisor.close(now);
     assert_eq!(supervisor.take_reloaded(), Some(Reloaded::Closed));
@@ -206,7 +361,7 @@ fn close_ends_a_reload_and_stops_its_workers() {
     assert!(!supervisor.is_ended());
     supervisor.on_exit(new, now);
     assert!(supervisor.is_ended());
-    assert!(!supervisor.reload(now, TIMEOUT));
+    assert!(!supervisor.reload(TIMEOUT));
 }
 
 #[test]

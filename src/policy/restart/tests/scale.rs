@@ -124,7 +124,7 @@ fn idle_worker_is_not_ended_while_too_few_are_ready() {
 #[test]
 fn pool_keeps_its_size_during_a_reload() {
     let (mut supervisor, _, now) = elastic(1, 3, 0);
-    assert!(supervisor.reload(now, TIMEOUT));
+    assert!(supervisor.reload(TIMEOUT));
     supervisor.on_demand(5);
     let successors = starts(&mut supervisor, now);
     assert_eq!(successors.len(), 1);

@@ -38,6 +38,15 @@ impl Rng {
     }
 }
 
+/// A process that several workers share.
+struct Process {
+    number: u64,
+    generation: u64,
+    workers: Vec<WorkerId>,
+    /// How many workers may still join it.
+    free: usize,
+}
+
 /// A worker that has not exited, and the time of its next step.
 struct Worker {
     id: WorkerId,
@@ -74,6 +83,12 @@ struct World {
     supervisor: Supervisor,
     alive: Vec<Worker>,
     abandoned: Vec<WorkerId>,
+    /// The number of workers that share a process.
+    lanes: usize,
+    processes: Vec<Process>,
+    next_process: u64,
+    /// The generation of the last reload, and the number of its workers that were started.
+    reload: (u64, usize),
     /// The process that workers are forked from.
     mould: Option<WorkerId>,
     totals: Totals,
@@ -113,7 +128,10 @@ impl World {
                 seed,
             },
             refork_after: rng.one_in(3).then(|| 1 + rng.below(6)),
+            drain_timeout: rng.one_in(3).then(|| Duration::from_millis(rng.below(100))),
         };
+        // A process with threads cannot be forked.
+        let lanes = if config.refork_after.is_some() { 1 } else { 1 + rng.below(3) as usize };
         let supervisor = Supervisor::new(config, now);
         Self {
             rng,
@@ -122,6 +140,10 @@ impl World {
             supervisor,
             alive: Vec::new(),
             abandoned: Vec::new(),
+            lanes,
+            processes: Vec::new(),
+            next_process: 0,
+            reload: (0, 0),
             mould: None,
             totals: Totals::default(),
             quiet_until: now,
@@ -179,6 +201,7 @@ impl World {
         while self.now < self.quiet_until {
             self.step();
         }
+        self.check_processes();
     }
 
     /// Advances to the next event or deadline.
@@ -197,8 +220,9 @@ impl World {
         {
             self.supervisor.on_mould_end(mould);
         }
-        if self.rng.one_in(40) && self.supervisor.reload(self.now, self.rng.duration()) {
+        if self.rng.one_in(40) && self.supervisor.reload(self.rng.duration()) {
             self.totals.reloads += 1;
+            self.reload = (self.supervisor.last_generation, 0);
         }
         self.act();
     }
@@ -260,6 +284,11 @@ impl World {
 
     fn exit(&mut self, id: WorkerId) {
         self.abandoned.retain(|a| *a != id);
+        for process in self.processes.iter_mut().filter(|p| p.workers.contains(&id)) {
+            process.workers.retain(|worker| *worker != id);
+            process.free = 0;
+        }
+        self.processes.retain(|process| !process.workers.is_empty());
         if self.supervisor.claim_mould(id) {
             assert_eq!(id.generation, self.supervisor.generation(), "it runs the current code");
             match self.rng.below(4) {
@@ -280,14 +309,20 @@ impl World {
         for turn in 0.. {
             assert!(turn < 1000, "the supervisor has something to do without end");
             let (ready, used) = (self.supervisor.ready(), self.supervisor.used);
+            let is_starting = |state: &State| matches!(state, State::Starting { .. });
+            let may_be_blocked = self.supervisor.leaving.iter().any(is_starting);
             let action = self.supervisor.poll(self.now);
             self.check_floor(ready, action);
             self.totals.added += self.supervisor.used.saturating_sub(used) as u64;
             self.totals.removed += used.saturating_sub(self.supervisor.used) as u64;
-            let Some(action) = action else { break };
             if let Some(how) = self.supervisor.take_reloaded() {
                 self.totals.rollbacks += u64::from(how != Reloaded::Ready);
+                let is_complete =
+                    self.reload.1 >= self.config.workers || self.config.start_timeout.is_some();
+                let may_time_out = is_complete || may_be_blocked;
+                assert!(how != Reloaded::TimedOut || may_time_out, "it did not start all workers");
             }
+            let Some(action) = action else { break };
             match action {
                 Action::Start(id) => self.start(id),
                 Action::Abort(id) => self.abort(id),
@@ -311,27 +346,75 @@ impl World {
         assert_eq!(id.number, self.totals.started, "each number is used once, in order");
         assert!(!self.is_drained && self.startup() != Startup::Failed);
         self.totals.started += 1;
+        self.reload.1 += usize::from(id.generation == self.reload.0);
         let fails =
             self.startup() != Startup::Pending && self.rng.one_in(3) || self.rng.one_in(200);
         if fails && self.rng.one_in(2) {
             return self.exit(id); // it could not even be spawned
         }
+        if self.lanes > 1 {
+            self.join(id);
+        }
         let at = self.later();
         self.alive.push(Worker { id, life: Life::Builds { fails }, at });
+    }
+
+    /// Adds a worker to a process that is open, or to a new one.
+    fn join(&mut self, id: WorkerId) {
+        let is_open = |p: &&mut Process| {
+            p.free > 0 && p.generation == id.generation && !self.supervisor.is_closing(p.number)
+        };
+        let number = match self.processes.iter_mut().find(is_open) {
+            Some(open) => {
+                open.free -= 1;
+                open.workers.push(id);
+                open.number
+            }
+            None => {
+                let (number, generation) = (self.next_process, id.generation);
+                let free = self.lanes - 1;
+                self.processes.push(Process { number, generation, workers: vec![id], free });
+                self.next_process += 1;
+                number
+            }
+        };
+        self.supervisor.on_joined(id, number);
+    }
+
+    /// Checks that no process is left to a part of its workers when there is nothing to do.
+    fn check_processes(&self) {
+        let is_idle = |worker: &Worker| matches!(worker.life, Life::Idles);
+        let is_settled = self.supervisor.phase == Phase::Running
+            && self.alive.iter().all(is_idle)
+            && self.alive.len() == self.supervisor.ready()
+            && self.supervisor.renewal_deadline().is_none()
+            && self.supervisor.reload.is_none();
+        if !is_settled || self.config.recycle.at_a_time == 0 || self.is_closed {
+            return;
+        }
+        assert!(self.processes.iter().all(|p| !self.supervisor.is_closing(p.number)));
+        let most = self.alive.len() / self.lanes + 1;
+        assert!(self.processes.len() <= most, "{} for {}", self.processes.len(), self.alive.len());
     }
 
     fn worker(&mut self, id: WorkerId) -> &mut Worker {
         self.alive.iter_mut().find(|w| w.id == id).expect("it has not exited")
     }
 
+    /// Returns whether a worker was replaced, so that the drain timeout applies to it.
+    fn is_draining(&self, id: WorkerId) -> bool {
+        self.config.drain_timeout.is_some() && self.supervisor.claim(id) == Claim::Exit
+    }
+
     fn abort(&mut self, id: WorkerId) {
         let now = self.now;
         let gives_up = self.rng.one_in(2);
+        let is_draining = self.is_draining(id);
         let worker = self.worker(id);
         let Life::Works { allowance, is_aborted, .. } = &mut worker.life else {
             panic!("{id:?} has no request to abort");
         };
-        assert!(!*is_aborted && allowance.until <= now);
+        assert!(!*is_aborted && (allowance.until <= now || is_draining));
         *is_aborted = true;
         if gives_up {
             worker.at = now; // an application that awaits gives up by itself
@@ -341,10 +424,11 @@ impl World {
     fn abandon(&mut self, id: WorkerId) {
         let Config { request_timeout, grace, .. } = self.config;
         let now = self.now;
+        let is_draining = self.is_draining(id);
         match &self.worker(id).life {
             Life::Works { since, is_aborted, .. } => {
                 assert!(*is_aborted, "its caller was answered first");
-                assert!(now >= *since + request_timeout + grace);
+                assert!(now >= *since + request_timeout + grace || is_draining);
             }
             Life::Exits => {}
             other => panic!("{id:?} was abandoned and does this: {other:?}"),
@@ -364,7 +448,14 @@ impl World {
 
     fn check_bounds(&self) {
         assert!(self.abandoned.len() <= self.config.max_abandoned);
-        assert!(self.alive.len() - self.abandoned.len() <= 2 * self.most());
+        assert!(self.alive.len() - self.abandoned.len() <= 3 * self.most());
+        let slots = self.supervisor.slots.iter();
+        let successors = slots.filter(|slot| slot.successor.state.id().is_some()).count();
+        let bound = match self.supervisor.reload {
+            Some(_) => self.most(),
+            None => self.most().min(self.config.recycle.at_a_time),
+        };
+        assert!(successors <= bound, "{successors} successors");
         assert_eq!(self.supervisor.alive(), self.alive.len());
     }
 
