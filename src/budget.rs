@@ -227,7 +227,12 @@ impl Default for Budget {
 
 impl fmt::Debug for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Budget").field("usage", &self.usage()).finish_non_exhaustive()
+        f.debug_struct("Budget")
+            .field("soft_limit", &self.0.soft)
+            .field("hard_limit", &self.0.memory.limit)
+            .field("disk_limit", &self.0.disk.limit)
+            .field("usage", &self.usage())
+            .finish_non_exhaustive()
     }
 }
 

@@ -11,6 +11,7 @@ mod gate;
 mod io;
 mod keep_alive;
 mod listen;
+mod open_files;
 pub(crate) mod page_cache;
 #[cfg(feature = "process")]
 pub mod process;
@@ -34,7 +35,9 @@ pub use drain::{Drain, DrainWatch};
 pub use gate::{Capacity, Gate, GateWaiter};
 pub use io::Io;
 pub use keep_alive::{KEEP_ALIVE_IDLE, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_PROBES, KeepAlive};
+pub(crate) use listen::BACKLOG;
 pub use listen::{Address, Listener};
+pub(crate) use open_files::raise_open_files;
 pub use process_budget::process_budget;
 pub(crate) use refuse::refuse;
 pub use stream::Stream;

@@ -95,6 +95,7 @@ pub(crate) mod model {
         }
     }
 
+    #[cfg_attr(not(feature = "worker"), allow(dead_code, reason = "for models of the queue"))]
     pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
         let waker = Waker::from(Arc::new(Unpark(thread::current())));
         let (mut future, mut cx) = (pin!(future), Context::from_waker(&waker));

@@ -15,46 +15,53 @@ impl Body {
         if self.is_complete() {
             return self;
         }
-        Self::segmented(Guarded { body: self, guard: Some(guard), on_error: |_, _| {} })
+        Self::segmented(Guarded { body: self, guard: Some(guard), on_end: |_, _| {} })
     }
 
-    /// Keeps `guard` like [`with_guard`](Self::with_guard), and calls `on_error` before it is dropped if the body
-    /// fails.
+    /// Keeps `guard` like [`with_guard`](Self::with_guard), and calls `on_end` before it is dropped when the body has
+    /// ended or has failed.
     #[cfg(feature = "upstream")]
     pub(crate) fn with_observer<G: Send + 'static>(
         self,
-        guard: G,
-        on_error: fn(&mut G, &BoxError),
+        mut guard: G,
+        on_end: fn(&mut G, Result<(), &BoxError>),
     ) -> Self {
         if self.is_complete() {
+            on_end(&mut guard, Ok(()));
             return self;
         }
-        Self::segmented(Guarded { body: self, guard: Some(guard), on_error })
+        Self::segmented(Guarded { body: self, guard: Some(guard), on_end })
     }
 }
 
 struct Guarded<G> {
     body: Body,
     guard: Option<G>,
-    on_error: fn(&mut G, &BoxError),
+    on_end: fn(&mut G, Result<(), &BoxError>),
 }
 
 impl<G: Send> Segments for Guarded<G> {
     fn poll_segment(&mut self, cx: &mut Context<'_>) -> PollSegment {
         let segment = ready!(self.body.poll_segment(cx));
-        if let (Some(Err(error)), Some(guard)) = (&segment, &mut self.guard) {
-            (self.on_error)(guard, error);
-        }
         // A reader that knows the length may not poll for the end.
         let has_more = matches!(segment, Some(Ok(_))) && !self.body.is_end_stream();
-        if !has_more {
-            self.guard = None;
+        if !has_more && let Some(mut guard) = self.guard.take() {
+            let result = if let Some(Err(error)) = &segment { Err(error) } else { Ok(()) };
+            (self.on_end)(&mut guard, result);
         }
         Poll::Ready(segment)
     }
 
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        self.body.drive(cx);
+    }
+
     fn accept_pipes(&mut self, budget: &Budget) {
         self.body.accept_pipes(budget);
+    }
+
+    fn accept_sent_pipes(&self) {
+        self.body.accept_sent_pipes();
     }
 
     fn is_end(&self) -> bool {

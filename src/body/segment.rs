@@ -40,8 +40,13 @@ impl Segment {
 pub(crate) trait Segments: Send {
     /// As [`http_body::Body::poll_frame`].
     fn poll_segment(&mut self, cx: &mut Context<'_>) -> PollSegment;
+    /// As [`Body::drive`]. Does nothing by default.
+    #[cfg_attr(not(feature = "h2"), allow(dead_code, reason = "for responses over HTTP/2"))]
+    fn drive(&mut self, _cx: &mut Context<'_>) {}
     /// As [`Body::accept_pipes`]. Does nothing by default: then no segment is a pipe.
     fn accept_pipes(&mut self, _budget: &Budget) {}
+    /// As [`Body::accept_sent_pipes`].
+    fn accept_sent_pipes(&self) {}
     /// As [`http_body::Body::is_end_stream`].
     fn is_end(&self) -> bool;
     /// As [`http_body::Body::size_hint`].
@@ -137,6 +142,15 @@ impl Body {
         Self(Kind::Segmented(SegmentedBody { inner: Box::new(inner), rest: None }))
     }
 
+    /// Makes the progress that needs no reader, while the reader waits for its peer: the response of a proxied request sends
+    /// the rest of the request. A client may send all of it before it reads the response. The task is woken for more.
+    #[cfg_attr(not(feature = "h2"), allow(dead_code, reason = "for responses over HTTP/2"))]
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Kind::Segmented(s) = &mut self.0 {
+            s.inner.drive(cx);
+        }
+    }
+
     /// Lets the body return segments in pipes, which count in `budget`, since its reader can move them to a socket.
     pub(crate) fn accept_pipes(&mut self, budget: &Budget) {
         if let Kind::Segmented(s) = &mut self.0 {
@@ -144,10 +158,13 @@ impl Body {
         }
     }
 
-    /// Lets a channel return segments in pipes, which its sender counts in a budget. Other bodies return none.
+    /// Lets a channel return segments in pipes, which its sender counts in a budget; also one with a guard. Other bodies
+    /// return none.
     pub(crate) fn accept_sent_pipes(&self) {
-        if let Kind::Channel(channel) = &self.0 {
-            channel.accept_pipes();
+        match &self.0 {
+            Kind::Channel(channel) => channel.accept_pipes(),
+            Kind::Segmented(s) => s.inner.accept_sent_pipes(),
+            Kind::Empty | Kind::Bytes(_) | Kind::File(_) | Kind::Boxed(_) => {}
         }
     }
 

@@ -87,13 +87,35 @@ impl Acceptor {
     /// closed. It never fails.
     pub async fn accept(&mut self) -> Accepted {
         loop {
+            match self.accept_unless_exhausted().await {
+                Ok(accepted) => return accepted,
+                Err(e) => self.refuse_one(&e).await,
+            }
+        }
+    }
+
+    /// Like [`accept`](Self::accept), but fails if there is no free descriptor: the caller can close something and call
+    /// this again, or [`refuse_one`](Self::refuse_one).
+    pub(crate) async fn accept_unless_exhausted(&mut self) -> io::Result<Accepted> {
+        loop {
             match self.try_accept().await {
                 Ok(accepted) => {
                     self.is_exhausted = false;
-                    return accepted;
+                    return Ok(accepted);
                 }
+                Err(e) if is_exhaustion(&e) => return Err(e),
                 Err(e) => self.recover(&e).await,
             }
+        }
+    }
+
+    /// Returns a connection that is in the accept queue, or why it could not be accepted. `None` if the queue is
+    /// empty. Does not wait.
+    pub(crate) fn accept_now(&self) -> Option<io::Result<Accepted>> {
+        match self.accept_queued(self.listener.get_ref()) {
+            Ok((fd, client)) => Some(self.register(fd, client)),
+            Err(Errno::AGAIN) => None,
+            Err(error) => Some(Err(error.into())),
         }
     }
 
@@ -106,6 +128,11 @@ impl Acceptor {
                 break result?;
             }
         };
+        self.register(fd, client)
+    }
+
+    /// Registers an accepted connection with the current runtime.
+    fn register(&self, fd: OwnedFd, client: Option<SocketAddrAny>) -> io::Result<Accepted> {
         match self.local {
             LocalEnd::Tcp(local) => {
                 let client = client.ok_or(Errno::CONNABORTED)?.try_into()?;
@@ -144,9 +171,8 @@ impl Acceptor {
         accepted
     }
 
-    async fn recover(&mut self, error: &io::Error) {
-        let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-        match errno {
+    async fn recover(&self, error: &io::Error) {
+        match errno(error) {
             // Errors of one client before it was accepted, as listed in accept(2).
             Some(
                 Errno::CONNABORTED
@@ -160,9 +186,6 @@ impl Acceptor {
                 | Errno::HOSTDOWN
                 | Errno::HOSTUNREACH,
             ) => tracing::debug!(%error, "a client left before its connection was accepted"),
-            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                self.refuse_one(error).await;
-            }
             // An error of the listener itself, which may be permanent: the delay avoids a busy loop.
             _ => {
                 tracing::error!(%error, "cannot accept connections; trying again in 50 ms");
@@ -172,7 +195,7 @@ impl Acceptor {
     }
 
     /// Closes the reserve, so that one client can be accepted and disconnected, then opens it again.
-    async fn refuse_one(&mut self, error: &io::Error) {
+    pub(crate) async fn refuse_one(&mut self, error: &io::Error) {
         if !std::mem::replace(&mut self.is_exhausted, true) {
             tracing::warn!(%error, "no descriptors left: closing new connections (raise the limit of open files, or lower `connections`)");
         }
@@ -186,6 +209,15 @@ impl Acceptor {
             tokio::time::sleep(RETRY_DELAY).await;
         }
     }
+}
+
+fn errno(error: &io::Error) -> Option<Errno> {
+    error.raw_os_error().map(Errno::from_raw_os_error)
+}
+
+/// Returns whether there is no descriptor, or no memory of the kernel, for a connection.
+fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(errno(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 fn open_reserve() -> Option<File> {

@@ -122,7 +122,8 @@ impl Drain {
         self.len() == 0
     }
 
-    /// Begins the drain: every connection ends after its current exchange, idle ones at once.
+    /// Begins the drain: every connection ends after its current exchange, idle ones at once, and those that have not
+    /// had a request within a second.
     pub fn begin(&self) {
         self.0.set_phase(DRAINING);
     }

@@ -88,6 +88,11 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {
         false
     }
 
+    /// Ready when the peer has reset the stream, of which the end was read: no read would show it. Never ready by default.
+    fn poll_reset(&mut self, _cx: &mut Context<'_>) -> Poll<io::Error> {
+        Poll::Pending
+    }
+
     /// Returns whether [`poll_send_file`](Self::poll_send_file) may succeed. Defaults to `false`: then a file is
     /// read, and its first bytes leave with what is queued before them.
     fn can_send_file(&self) -> bool {

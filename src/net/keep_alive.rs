@@ -67,15 +67,16 @@ impl KeepAlive {
         }
     }
 
-    /// Sets the time without a packet from the peer before the first probe (`TCP_KEEPIDLE`). Defaults to
-    /// [`KEEP_ALIVE_IDLE`].
+    /// Sets the time without a packet from the peer before the first probe (`TCP_KEEPIDLE`), in whole seconds, at least 1.
+    /// Defaults to [`KEEP_ALIVE_IDLE`].
     #[must_use]
     pub fn idle(mut self, time: Duration) -> Self {
         self.idle = time;
         self
     }
 
-    /// Sets the time between two probes (`TCP_KEEPINTVL`). Defaults to [`KEEP_ALIVE_INTERVAL`].
+    /// Sets the time between two probes (`TCP_KEEPINTVL`), in whole seconds, at least 1. Defaults to
+    /// [`KEEP_ALIVE_INTERVAL`].
     #[must_use]
     pub fn interval(mut self, time: Duration) -> Self {
         self.interval = time;

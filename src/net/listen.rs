@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 /// The length of the kernel's accept queue. The kernel caps it at `net.core.somaxconn`, 4,096 by default.
-const BACKLOG: i32 = 4096;
+pub(crate) const BACKLOG: u16 = 4096;
 
 /// The maximum of unsent bytes in a send queue (`TCP_NOTSENT_LOWAT`), 128 KiB. With the kernel's own limit, some
 /// megabytes for each connection, ten thousand slow readers would hold gigabytes. The limit is
@@ -216,7 +216,7 @@ fn bind_tcp(addr: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(MAX_UNSENT)?;
     socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(BACKLOG.into())?;
     Ok(socket)
 }
 
@@ -241,7 +241,7 @@ fn bind_unix(path: &Path) -> io::Result<Socket> {
         std::fs::remove_file(path)?;
         socket.bind(&addr)?;
     }
-    socket.listen(BACKLOG)?;
+    socket.listen(BACKLOG.into())?;
     Ok(socket)
 }
 

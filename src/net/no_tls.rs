@@ -23,6 +23,7 @@ impl Server {
         &self,
         _: I,
         _: BytesMut,
+        _: bool,
     ) -> Result<(MaybeTls<I>, Tls), HandshakeError> {
         match *self {}
     }

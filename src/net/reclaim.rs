@@ -18,7 +18,7 @@ use std::{
 use super::blocking_pool::{BlockingPool, Job};
 
 /// The minimum fall of the memory in use that triggers a trim, 32 MiB. Less is soon used again.
-const MIN_FALL: u64 = 32 << 20;
+pub(crate) const MIN_FALL: u64 = 32 << 20;
 
 /// The delay of a trim, 1 s, so that it follows the end of a burst and not each of its responses.
 const DELAY: Duration = Duration::from_secs(1);

@@ -14,7 +14,7 @@ use rustix::{
     net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
         SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType,
-        recvmsg, sendmsg, shutdown, socketpair,
+        recvmsg, sendmsg, shutdown, socketpair, sockopt,
     },
 };
 use tokio::{
@@ -28,13 +28,29 @@ use super::async_fd::{register_copy_for_writes, register_shared_for_reads};
 /// The pause between attempts to send to a full socket that could not be registered for writes: 10 ms.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
-/// Creates a pair of connected sockets in blocking mode, which programs expect of an inherited socket.
+/// Minimum size of a send buffer, which limits the size of a message: 208 KiB, the kernel's usual default.
+const SEND_BUFFER: usize = 208 << 10;
+
+/// Creates a pair of connected sockets in blocking mode, which programs expect of an inherited socket. A small
+/// `net.core.wmem_default` does not limit their messages, but `net.core.wmem_max` does.
 ///
 /// # Errors
 /// Those of socketpair(2).
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
-    Ok(socketpair(family, kind, SocketFlags::CLOEXEC, None)?)
+    let (ours, theirs) = socketpair(family, kind, SocketFlags::CLOEXEC, None)?;
+    raise_send_buffer(&ours)?;
+    raise_send_buffer(&theirs)?;
+    Ok((ours, theirs))
+}
+
+/// Makes the send buffer of a socket at least [`SEND_BUFFER`].
+fn raise_send_buffer(socket: &OwnedFd) -> io::Result<()> {
+    if sockopt::socket_send_buffer_size(socket)? < SEND_BUFFER {
+        // The kernel doubles the number, socket(7).
+        sockopt::set_socket_send_buffer_size(socket, SEND_BUFFER / 2)?;
+    }
+    Ok(())
 }
 
 /// One end of a pair, in a runtime.
@@ -168,6 +184,12 @@ impl SeqPacket {
         }
     }
 
+    /// Sets the size of the send buffer.
+    #[cfg(test)]
+    pub(crate) fn set_send_buffer(&self, bytes: usize) {
+        sockopt::set_socket_send_buffer_size(&*self.socket, bytes).unwrap();
+    }
+
     /// Shuts down both directions. The other side can still read the messages that were sent.
     pub(crate) fn close(&self) {
         let _ = shutdown(&*self.socket, Shutdown::Both); // fails only if the other side has ended it
@@ -263,6 +285,15 @@ mod tests {
             let (result, last) = tokio::join!(send, read);
             assert_eq!((result.is_ok(), last), (true, 2), "{has_copy}");
         }
+    }
+
+    #[test]
+    fn send_buffer_does_not_depend_on_its_default() {
+        let (ours, _theirs) = pair().unwrap();
+        sockopt::set_socket_send_buffer_size(&ours, 4096).unwrap();
+        send_now(&ours, &[1; 100_000], &[]).unwrap_err();
+        raise_send_buffer(&ours).unwrap();
+        send_now(&ours, &[1; 160 << 10], &[]).unwrap();
     }
 
     #[tokio::test]

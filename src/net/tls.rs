@@ -19,8 +19,10 @@
 //! # }
 //! ```
 //!
-//! The versions are TLS 1.2 and 1.3, with the default cipher suites and key exchanges of rustls. The cryptography
-//! provider is `ring`, unless a custom `ServerConfig` has another one.
+//! The versions are TLS 1.2 and 1.3, with the default cipher suites and key exchanges of the cryptography provider: that
+//! which the process has installed ([`CryptoProvider::install_default`](rustls::crypto::CryptoProvider::install_default)),
+//! or else `ring`. Of the common suites the first in the client's order is taken. Session tickets are always encrypted by
+//! `ring`, except those of a custom `ServerConfig`.
 
 mod client;
 mod counted;
@@ -56,9 +58,12 @@ pub(crate) use stream::plain;
 pub use tokio_rustls::rustls;
 pub use watch::WATCH_INTERVAL;
 
+/// The name of HTTP/2 in ALPN.
+const HTTP2: &[u8] = b"h2";
+
 /// The application protocols that this build supports, in order of preference.
 #[cfg(feature = "h2")]
-const SPOKEN: &[&[u8]] = &[b"h2", b"http/1.1"];
+const SPOKEN: &[&[u8]] = &[HTTP2, b"http/1.1"];
 #[cfg(not(feature = "h2"))]
 const SPOKEN: &[&[u8]] = &[b"http/1.1"];
 

@@ -64,6 +64,29 @@ pub enum ExitStatus {
     Unknown,
 }
 
+impl ExitStatus {
+    /// Returns whether the process has failed, and has ended neither in order nor by the stop signal. A program that
+    /// handles the signal may report it as a shell does, by 128 and its number.
+    pub(crate) fn is_failure(self, stop: StopSignal) -> bool {
+        let stop = Signal::from(stop).as_raw();
+        match self {
+            Self::Code(code) => code != 0 && code != 128 + stop,
+            Self::Signal(signal) => signal != stop,
+            Self::Unknown => false,
+        }
+    }
+}
+
+impl From<StopSignal> for Signal {
+    fn from(signal: StopSignal) -> Self {
+        match signal {
+            StopSignal::Term => Self::TERM,
+            StopSignal::Int => Self::INT,
+            StopSignal::Quit => Self::QUIT,
+        }
+    }
+}
+
 impl fmt::Display for ExitStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -101,7 +124,10 @@ pub(super) fn spawn(command: &Command, listener: Option<&OwnedFd>) -> io::Result
         environment: command.environment(),
     };
     before_exec::prepare(&mut prepared, plan)?;
-    let mut child = prepared.spawn()?;
+    let mut child = prepared.spawn().map_err(|error| {
+        let program = command.program.display();
+        io::Error::new(error.kind(), format!("cannot start {program}: {error}"))
+    })?;
     let pid = Pid::from_child(&child);
     // The child is not reaped before this returns, so its id is not reused.
     let pidfd = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
@@ -196,11 +222,7 @@ impl Child {
 
     /// Asks the process to end.
     pub(crate) fn terminate(&self, signal: StopSignal) {
-        let signal = match signal {
-            StopSignal::Term => Signal::TERM,
-            StopSignal::Int => Signal::INT,
-            StopSignal::Quit => Signal::QUIT,
-        };
+        let signal = Signal::from(signal);
         // It fails only if the process has ended.
         let _ = pidfd_send_signal(self.pidfd.get_ref(), signal);
     }

@@ -67,6 +67,40 @@ async fn command_sets_environment_directory_and_limits() {
 }
 
 #[tokio::test]
+async fn command_sets_each_resource_limit() {
+    let limits = [
+        (ResourceLimit::AddressSpace, 4 << 30, "Max address space", "4294967296"),
+        (ResourceLimit::CoreSize, 0, "Max core file size", "0"),
+        (ResourceLimit::OpenFiles, 64, "Max open files", "64"),
+        (ResourceLimit::CpuSeconds, 1000, "Max cpu time", "1000"),
+        (ResourceLimit::FileSize, 1 << 20, "Max file size", "1048576"),
+        (ResourceLimit::Processes, 1000, "Max processes", "1000"),
+    ];
+    let command = sh("cat /proc/self/limits");
+    let command = limits.iter().fold(command, |command, (limit, n, ..)| command.limit(*limit, *n));
+    let (lines, _) = run(command).await;
+    for (_, _, name, value) in limits {
+        let line = lines.iter().find_map(|line| line.strip_prefix(name)).expect(name);
+        let values: Vec<_> = line.split_whitespace().take(2).collect();
+        assert_eq!(values, [value, value], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn child_has_the_ids_of_its_command_and_no_supplementary_groups() {
+    if !rustix::process::geteuid().is_root() {
+        return; // only root may set them
+    }
+    let script = "grep -E '^(Uid|Gid|Groups):' /proc/self/status";
+    let (lines, _) = run(sh(script).uid(65534).gid(65533)).await;
+    let lines: Vec<Vec<&str>> =
+        lines.iter().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["Uid:", "65534", "65534", "65534", "65534"]);
+    assert_eq!(lines[1], ["Gid:", "65533", "65533", "65533", "65533"]);
+    assert_eq!(lines[2], ["Groups:"]);
+}
+
+#[tokio::test]
 async fn child_has_no_new_privileges_and_no_other_descriptors() {
     // A descriptor without FD_CLOEXEC, as a library in C may open it.
     let leaked = rustix::io::dup(File::open("/dev/null").unwrap()).unwrap();
@@ -258,4 +292,15 @@ fn kernel_that_cannot_restrict_is_a_typed_error() {
     let inner = error.get_ref().unwrap().downcast_ref::<LandlockUnsupported>();
     assert_eq!(inner, Some(&LandlockUnsupported));
     assert!(access.or_unrestricted().ruleset_of(None).unwrap().is_none());
+}
+
+#[test]
+fn failure_is_any_end_except_exit_0_and_the_stop_signal() {
+    let is_failure = |status: ExitStatus| status.is_failure(StopSignal::Term);
+    for status in [ExitStatus::Code(0), ExitStatus::Code(143), ExitStatus::Signal(15)] {
+        assert!(!is_failure(status), "{status}");
+    }
+    for status in [ExitStatus::Code(3), ExitStatus::Code(131), ExitStatus::Signal(9)] {
+        assert!(is_failure(status), "{status}");
+    }
 }

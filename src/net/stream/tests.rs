@@ -113,7 +113,7 @@ async fn pending_read_is_woken_while_a_write_is_pending() {
             std::future::pending::<()>().await;
         };
         let n = tokio::select! {
-            n = tokio::time::timeout(Duration::from_secs(20), both) => n.expect("the read was not woken"),
+            n = tokio::time::timeout(Duration::from_secs(60), both) => n.expect("the read was not woken"),
             () = ping => unreachable!("the writer never ends"),
         };
         assert_eq!(n.unwrap(), 4);

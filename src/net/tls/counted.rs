@@ -1,4 +1,4 @@
-//! `Counted`: the stream below TLS, with the number of bytes that were written to it.
+//! `Counted`: the stream below TLS, with the number of bytes that were written to it, and bytes that were read ahead.
 
 use std::{
     io::{self, IoSlice},
@@ -6,6 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A stream that counts its written bytes. `rustls` accepts bytes before the socket does, and does not say how many it
@@ -13,11 +14,23 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub(super) struct Counted<I> {
     pub(super) io: I,
     written: u64,
+    /// Bytes that were read before the stream was wrapped; `None` if there are none left.
+    #[allow(
+        clippy::box_collection,
+        reason = "idle connections have none, and a pointer is smaller"
+    )]
+    input: Option<Box<BytesMut>>,
 }
 
 impl<I> Counted<I> {
     pub(super) fn new(io: I) -> Self {
-        Self { io, written: 0 }
+        Self { io, written: 0, input: None }
+    }
+
+    /// Makes the stream begin with bytes that were read ahead.
+    pub(super) fn with_input(self, input: BytesMut) -> Self {
+        let input = (!input.is_empty()).then(|| Box::new(input));
+        Self { input, ..self }
     }
 
     /// Returns the number of bytes that were written.
@@ -39,6 +52,14 @@ impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(input) = &mut self.input {
+            let piece = input.split_to(input.len().min(buf.remaining()));
+            buf.put_slice(&piece);
+            if input.is_empty() {
+                self.input = None;
+            }
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }

@@ -1,6 +1,6 @@
 //! The server's handshake: from the first byte to a stream and its connection facts.
 
-use std::io;
+use std::{io, pin::pin, time::Duration};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,6 +26,9 @@ const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
 /// Bytes of one read: most ClientHellos have 250 to 1,800.
 const READ_SIZE: usize = 4 << 10;
+
+/// Time for which a handshake counts in the bound: 250 ms, enough for two round trips to most clients.
+const PERMIT_TIME: Duration = Duration::from_millis(250);
 
 /// The response to HTTP without TLS, with the status and much of the text that nginx sends.
 pub(super) const USE_HTTPS: &str = "HTTP/1.1 400 Bad Request\r\n\
@@ -59,23 +62,32 @@ pub enum HandshakeError {
 }
 
 impl Server {
-    /// Performs a handshake. `received` contains bytes that were read ahead. The caller applies the timeout.
+    /// Performs a handshake. `received` contains bytes that were read ahead. The caller applies the timeout, and says
+    /// whether it can serve HTTP/2.
     pub(crate) async fn accept<I: Io>(
         &self,
         mut io: I,
-        received: BytesMut,
+        mut received: BytesMut,
+        has_http2: bool,
     ) -> Result<(MaybeTls<I>, Tls), HandshakeError> {
-        let accepted = read_client_hello(&mut io, received).await?;
+        let accepted = read_client_hello(&mut io, &mut received).await?;
         let name = accepted.client_hello().server_name().map(str::to_owned);
-        let Some(config) = self.config_for(name.as_deref()) else {
+        let Some(config) = self.config_for(name.as_deref(), has_http2) else {
             io.write_all(&UNRECOGNIZED_NAME).await?;
             io.shutdown().await?;
             return Err(HandshakeError::UnknownName(name.unwrap_or_default()));
         };
         // After the ClientHello is complete: a client that sends nothing must not hold a permit.
-        let _permit = self.handshakes().acquire().await.expect("it is never closed");
-        let stream =
-            StartHandshake::from_parts(accepted, Counted::new(io)).into_stream(config).await;
+        let permit = self.handshakes().acquire().await.expect("it is never closed");
+        let io = Counted::new(io).with_input(received);
+        let mut handshake = pin!(StartHandshake::from_parts(accepted, io).into_stream(config));
+        let stream = match tokio::time::timeout(PERMIT_TIME, &mut handshake).await {
+            Ok(stream) => stream,
+            Err(_) => {
+                drop(permit); // the client has stopped, or is far away
+                handshake.await
+            }
+        };
         let stream = stream.map_err(|e| match e.kind() {
             io::ErrorKind::UnexpectedEof => HandshakeError::Closed,
             _ => HandshakeError::Io(e),
@@ -85,17 +97,17 @@ impl Server {
     }
 }
 
-/// Reads until the ClientHello is complete. Answers clients that do not use TLS.
+/// Reads until the ClientHello is complete. Bytes behind it remain in `received`. Answers clients that do not use TLS.
 async fn read_client_hello<I: Io>(
     io: &mut I,
-    mut received: BytesMut,
+    received: &mut BytesMut,
 ) -> Result<Accepted, HandshakeError> {
     let mut acceptor = Acceptor::default();
     let mut is_first = true;
     loop {
         if received.is_empty() {
             received.reserve(READ_SIZE);
-            if io.read_buf(&mut received).await? == 0 {
+            if io.read_buf(received).await? == 0 {
                 return Err(HandshakeError::Closed);
             }
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio_rustls::rustls::{
-    ServerConfig,
+    Error, InconsistentKeys, ServerConfig,
     crypto::{CryptoProvider, ring::Ticketer},
     pki_types::{CertificateDer, PrivateKeyDer},
     server::{
@@ -18,7 +18,7 @@ use tokio_rustls::rustls::{
 };
 use webpki::EndEntityCert;
 
-use super::{invalid, pem};
+use super::{HTTP2, invalid, pem};
 
 /// Maximum number of sessions without tickets that a host keeps for resumption: 1,024, for clients of TLS 1.2 without
 /// tickets.
@@ -126,7 +126,7 @@ impl Host {
         let (ticketer, storage) = if has_client_auth { new_sessions()? } else { sessions.get()? };
         config.ticketer = ticketer;
         config.session_storage = storage;
-        Ok(LoadedHost { config: Arc::new(config), names, has_client_auth })
+        Ok(LoadedHost { config: Protocols::new(config.into()), names, has_client_auth })
     }
 
     /// Reads the certificate and its key. Also returns their description for errors.
@@ -145,9 +145,13 @@ impl Host {
                     (chain, key.map_err(|e| invalid("the private key", e))?, what.to_owned())
                 }
             };
-        // Fails if the key does not match the certificate.
-        let certified = CertifiedKey::from_der(chain, key, provider);
-        Ok((certified.map_err(|e| invalid(&what, e))?, what))
+        match CertifiedKey::from_der(chain, key, provider) {
+            Ok(certified) => Ok((certified, what)),
+            Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+                Err(invalid(what, "the key belongs to another certificate"))
+            }
+            Err(error) => Err(invalid(what, error)),
+        }
     }
 
     fn client_verifier(
@@ -197,10 +201,33 @@ impl fmt::Debug for Sessions {
     }
 }
 
+/// A configuration, for listeners with HTTP/2 and for those without it.
+#[derive(Debug)]
+pub(super) struct Protocols {
+    all: Arc<ServerConfig>,
+    without_http2: Arc<ServerConfig>,
+}
+
+impl Protocols {
+    pub(super) fn new(all: Arc<ServerConfig>) -> Self {
+        let mut without_http2 = all.clone();
+        if all.alpn_protocols.iter().any(|protocol| protocol == HTTP2) {
+            // Tickets and sessions are shared.
+            let config = Arc::make_mut(&mut without_http2);
+            config.alpn_protocols.retain(|protocol| protocol != HTTP2);
+        }
+        Self { all, without_http2 }
+    }
+
+    pub(super) fn get(&self, has_http2: bool) -> Arc<ServerConfig> {
+        if has_http2 { self.all.clone() } else { self.without_http2.clone() }
+    }
+}
+
 /// A host with the content of its files.
 #[derive(Debug)]
 pub(super) struct LoadedHost {
-    pub(super) config: Arc<ServerConfig>,
+    pub(super) config: Protocols,
     pub(super) names: Vec<String>,
     pub(super) has_client_auth: bool,
 }

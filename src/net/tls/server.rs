@@ -11,14 +11,14 @@ use tokio_rustls::rustls::ServerConfig;
 
 use super::{
     Host,
-    host::{LoadedHost, Sessions},
+    host::{LoadedHost, Protocols, Sessions},
     names::Names,
     provider,
     watch::{Stamp, stamps},
 };
 use crate::peer::Tls;
 
-/// Default of [`ServerBuilder::handshakes`]: 1,024. A handshake in progress takes up to 64 KiB.
+/// Default of [`ServerBuilder::handshakes`]: 1,024.
 pub const HANDSHAKES: usize = 1024;
 
 /// The response to a client that requests a host without a certificate (RFC 6066 section 3).
@@ -83,14 +83,18 @@ impl ServerBuilder {
 
     /// Sets the application protocols (ALPN, RFC 7301), in order of preference. Defaults to those that this build
     /// supports: `h2`, with that feature, and `http/1.1`. A client that offers only others gets the alert
-    /// `no_application_protocol`.
+    /// `no_application_protocol`. A listener without HTTP/2 does not offer `h2`.
     pub fn alpn<P: Into<Vec<u8>>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
         self.alpn = protocols.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Sets the maximum number of concurrent handshakes, counted from the complete ClientHello on. Further clients
-    /// wait, within `head_timeout`. Defaults to [`HANDSHAKES`].
+    /// Sets the maximum number of concurrent handshakes, so that a burst of clients does not get its key exchanges and
+    /// certificates all at once. Further clients wait, within `head_timeout`. Defaults to [`HANDSHAKES`]. Zero is an error of
+    /// [`build`](Self::build).
+    ///
+    /// A handshake counts from its complete ClientHello on, for at most 250 ms: clients that stop in the middle do not
+    /// keep others out.
     pub fn handshakes(mut self, n: usize) -> Self {
         self.handshakes = n;
         self
@@ -147,10 +151,15 @@ impl Server {
         }
     }
 
-    /// Creates a server with a configuration of rustls, which is used unchanged: its certificates, client
-    /// verification, tickets and ALPN. It cannot be reloaded; use a custom certificate resolver for that.
+    /// Creates a server with a configuration of rustls: its certificates, client verification, tickets and ALPN. It
+    /// cannot be reloaded; use a custom certificate resolver for that. Two settings are overridden: a listener without
+    /// HTTP/2 does not offer `h2`, and early data (0-RTT) is not accepted, since it can be replayed.
     pub fn from_config(config: impl Into<Arc<ServerConfig>>) -> Self {
-        let config = config.into();
+        let mut config = config.into();
+        if config.max_early_data_size > 0 {
+            Arc::make_mut(&mut config).max_early_data_size = 0;
+        }
+        let config = Protocols::new(config);
         let default = Arc::new(LoadedHost { config, names: Vec::new(), has_client_auth: false });
         Self(Arc::new(Shared {
             hosts: RwLock::new(Arc::new(Hosts {
@@ -208,14 +217,19 @@ impl Server {
     }
 
     /// Returns the configuration for a client that requests this host; `None` if it must be refused.
-    pub(super) fn config_for(&self, name: Option<&str>) -> Option<Arc<ServerConfig>> {
+    pub(super) fn config_for(
+        &self,
+        name: Option<&str>,
+        has_http2: bool,
+    ) -> Option<Arc<ServerConfig>> {
         let hosts = self.hosts();
         let found = name.map(|name| hosts.by_name.get(name));
-        match found {
-            Some(Some(host)) => Some(host.config.clone()),
-            Some(None) if self.0.unknown_name == UnknownName::Alert => None,
-            Some(None) | None => Some(hosts.default.config.clone()),
-        }
+        let host = match found {
+            Some(Some(host)) => host,
+            Some(None) if self.0.unknown_name == UnknownName::Alert => return None,
+            Some(None) | None => &hosts.default,
+        };
+        Some(host.config.get(has_http2))
     }
 
     pub(super) fn handshakes(&self) -> &Semaphore {

@@ -75,6 +75,14 @@ impl<I: Io> MaybeTls<I> {
             Kind::Tls(tls) => tls.stream.get_ref().1.alpn_protocol(),
         }
     }
+
+    #[cfg(test)]
+    pub(super) fn handshake_kind(&self) -> Option<tokio_rustls::rustls::HandshakeKind> {
+        match &self.0 {
+            Kind::Plain(_) => None,
+            Kind::Tls(tls) => tls.stream.get_ref().1.handshake_kind(),
+        }
+    }
 }
 
 impl<I: Io> Drop for Secured<I> {

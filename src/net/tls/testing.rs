@@ -11,7 +11,7 @@ use rcgen::{
 use tempfile::TempDir;
 use tokio_rustls::{
     TlsConnector,
-    rustls::{ClientConfig, RootCertStore, pki_types::ServerName},
+    rustls::{ClientConfig, RootCertStore, ServerConfig, pki_types::ServerName},
 };
 
 /// An authority whose certificates are written to a folder, which is removed with it.
@@ -86,6 +86,14 @@ impl Authority {
         config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
         Arc::new(config).into()
     }
+}
+
+/// Returns a configuration with one certificate, for [`Server::from_config`](super::Server::from_config).
+pub(crate) fn server_config((chain, key): &(PathBuf, PathBuf)) -> ServerConfig {
+    let (chain, key) = (super::pem::certificates(chain), super::pem::private_key(key));
+    let builder = ServerConfig::builder_with_provider(super::provider());
+    let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    builder.with_single_cert(chain.unwrap(), key.unwrap()).unwrap()
 }
 
 /// Returns the name of a server, for a client.
