@@ -42,6 +42,8 @@
 //!     .access_log(|entry| println!("{}", combined(entry, SystemTime::now())));
 //! # drop(server);
 //! ```
+//!
+//! For several sites in one log, write [`Entry::host`] in front of the line, as Apache's `vhost_combined`.
 
 mod transfers;
 
@@ -79,6 +81,8 @@ pub struct Entry {
     /// The request's target; `None` if its head could not be read. Its query may hold secrets: the
     /// default log writes the path alone.
     pub uri: Option<Uri>,
+    /// The request's `Host`, which is also set from the authority of a target that has one, and from `:authority` of HTTP/2.
+    pub host: Option<HeaderValue>,
     /// The request's version; `None` if its head could not be read.
     pub version: Option<Version>,
     /// The request's `Referer`.
@@ -109,6 +113,7 @@ impl Entry {
             method: Some(parts.method.clone()),
             uri: Some(parts.uri.clone()),
             version: Some(parts.version),
+            host: parts.headers.get(header::HOST).cloned(),
             referer: parts.headers.get(header::REFERER).cloned(),
             user_agent: parts.headers.get(header::USER_AGENT).cloned(),
             ..Self::without_head(peer, id)
@@ -122,6 +127,7 @@ impl Entry {
             id,
             method: None,
             uri: None,
+            host: None,
             version: None,
             referer: None,
             user_agent: None,

@@ -32,6 +32,8 @@ use crate::{
     peer::MinRate,
 };
 
+#[cfg(feature = "h2")]
+pub(super) use exchange::CONTINUE_TIMEOUT;
 pub use exchange::Exchange;
 pub use protocol::Protocol;
 pub(crate) use protocol::{NextRead, sealed};
@@ -129,12 +131,14 @@ pub struct ExchangeError<P: Protocol> {
     /// The original request, if no byte of a response was read and the request's body can be [replayed](Body::replay)
     /// or was not yet read.
     pub request: Option<Box<Request<Body>>>,
+    /// Whether the connection waited for a part of the request's body, so that the server had nothing to do.
+    pub awaits_body: bool,
 }
 
 impl<P: Protocol> ExchangeError<P> {
     /// Creates the error of an exchange that failed after the response began.
     fn after_answer(cause: Cause<P>) -> Self {
-        Self { cause, delivery: Delivery::Answered, request: None }
+        Self { cause, delivery: Delivery::Answered, request: None, awaits_body: false }
     }
 }
 
@@ -215,7 +219,8 @@ impl<P: Protocol, I: Io> Connection<P, I> {
         exchange
     }
 
-    /// Returns the stream, with bytes that were read and not consumed: after an upgrade, those of the next protocol.
+    /// Returns the stream, with bytes that were read and not consumed: those that the server has sent without a request,
+    /// and that [`poll_usable`](Self::poll_usable) has found.
     pub fn into_parts(self) -> Parts<I> {
         let State { io, input, .. } = *self.state;
         Parts { io, read_ahead: input }

@@ -98,6 +98,10 @@ impl Config {
 
     /// Sets a gate that is checked before each head is read: while it is closed nothing is read, and
     /// requests wait in the kernel. Defaults to one that is always open.
+    ///
+    /// A connection of HTTP/2 must be read for its other requests. So the gate is checked before the service's readiness,
+    /// [`ready_timeout`](Self::ready_timeout) includes the wait, and the number of waiting requests is bounded by the
+    /// streams that the connection has announced.
     #[must_use]
     pub fn gate(mut self, gate: Gate) -> Self {
         self.gate = gate;
@@ -203,6 +207,7 @@ impl Http1Config {
 
     /// Sets how many bytes of an unread request body are read and discarded so that the connection can be
     /// reused after an early response. Defaults to 64 KiB, which costs less than a new connection.
+    /// After an early response to a chunked request, whose length is unknown, the connection is closed.
     #[must_use]
     pub fn discard_bytes(mut self, bytes: u64) -> Self {
         self.discard_bytes = bytes;

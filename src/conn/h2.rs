@@ -6,5 +6,6 @@ pub mod server;
 mod inbox;
 mod stream;
 mod unread;
+mod unsent;
 mod wakers;
 mod wire;

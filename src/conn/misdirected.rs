@@ -7,12 +7,13 @@ use crate::peer::Peer;
 
 /// Returns whether a request must be answered 421 (RFC 9110 section 15.5.20): its host asks for client
 /// certificates, and the handshake named another host. Otherwise `Host: admin.example` on a connection to
-/// `www.example` would pass by that check.
+/// `www.example` would pass by that check. A request without `Host`, which HTTP/1.0 allows, is for the default host, as
+/// a handshake without a name is.
 pub(super) fn is_misdirected(config: &Config, peer: &Peer, headers: &HeaderMap) -> bool {
     let (Some(tls), Some(facts)) = (&config.tls, peer.tls()) else { return false };
-    let Some(host) = headers.get(HOST) else { return false };
     // A host that is not text is refused by the protocol.
-    host.to_str().is_ok_and(|host| !tls.is_authoritative(facts, without_port(host)))
+    let host = headers.get(HOST).map_or(Ok(""), |host| host.to_str());
+    host.is_ok_and(|host| !tls.is_authoritative(facts, without_port(host)))
 }
 
 /// Returns the host of `host:port`.

@@ -137,6 +137,20 @@ impl<I: Io, C: Carrier<I>> Relay<I, C> {
         if !(is_registered && self.down.is_idle(&self.server)) {
             down = self.down.poll(&mut self.server, &mut self.client, cx);
         }
+        // A stream that has ended is not read any more, while the other direction waits.
+        match (&up, &down) {
+            (Poll::Ready(Ok(())), Poll::Pending) => {
+                if let Poll::Ready(error) = self.client.poll_reset(cx) {
+                    up = Poll::Ready(Err(Broken::From(error)));
+                }
+            }
+            (Poll::Pending, Poll::Ready(Ok(()))) => {
+                if let Poll::Ready(error) = self.server.poll_reset(cx) {
+                    down = Poll::Ready(Err(Broken::From(error)));
+                }
+            }
+            _ => {}
+        }
         (up, down)
     }
 

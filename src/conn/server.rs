@@ -67,7 +67,7 @@ enum Stage<I: Io, S> {
 impl<I, S> Connection<I, S>
 where
     I: Io + 'static,
-    S: HttpService,
+    S: HttpService + Clone,
     S::Future: Send + 'static,
 {
     /// Creates a connection in the first stage that `config` enables.
@@ -88,7 +88,7 @@ where
 impl<I, S> Stage<I, S>
 where
     I: Io + 'static,
-    S: HttpService,
+    S: HttpService + Clone,
     S::Future: Send + 'static,
 {
     /// Chooses the protocol, and creates its driver: that which TLS has negotiated. Without TLS HTTP/1.1 begins,
@@ -119,7 +119,7 @@ impl<I: Io, S> Connection<I, S> {
 impl<I, S> Future for Connection<I, S>
 where
     I: Io + 'static,
-    S: HttpService,
+    S: HttpService + Clone,
     S::Future: Send + 'static,
 {
     /// An error of the connection: the client reset it, or did not read. A failed request is no error

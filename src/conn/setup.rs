@@ -77,7 +77,8 @@ async fn run<I: Io>(transport: Transport<I>, config: Arc<Config>) -> Option<Prep
     };
     // The proxy may have opened the connection before its client has sent anything.
     bound.wait_for_input(&mut io, &mut read_ahead).await?;
-    let error: Box<dyn Display + Send> = match bound.run(tls.accept(io, read_ahead)).await {
+    let handshake = tls.accept(io, read_ahead, config.http2.is_some());
+    let error: Box<dyn Display + Send> = match bound.run(handshake).await {
         Ok(Ok((io, facts))) => {
             let (peer, read_ahead) = (peer.secured(facts), BytesMut::new());
             return Some((Transport { io, peer, read_ahead, accepted, watch }, counted));

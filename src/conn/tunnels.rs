@@ -119,7 +119,7 @@ impl TunnelOptions {
         self
     }
 
-    /// Sets the maximum number of tunnels at a time; a further request for one is answered with 503. Default:
+    /// Sets the maximum number of tunnels at a time; a further request for one is answered with 503. 0 allows none. Default:
     /// [`MAX_TUNNELS`].
     #[must_use]
     pub fn max_tunnels(mut self, n: usize) -> Self {

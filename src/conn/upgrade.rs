@@ -11,7 +11,9 @@
 //! [`take_stream`].
 //!
 //! A WebSocket over HTTP/2 (RFC 8441) is the same request for the service; its stream is a stream of the HTTP/2
-//! connection.
+//! connection. A shutdown of the stream ends it in order. A stream that is dropped without a shutdown is closed over
+//! HTTP/1.1 and reset over HTTP/2, in both cases behind the data that was written. If the function passes the stream to
+//! another task, only data that was flushed is sent before the reset.
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -24,6 +26,7 @@
 //!         while let Ok(1) = stream.read(&mut byte).await {
 //!             let _ = stream.write_all(&byte).await;
 //!         }
+//!         let _ = stream.shutdown().await;
 //!     }))
 //! }
 //! # let _ = echo;
@@ -170,7 +173,8 @@ pub(crate) fn accept<B>(request: &http::Request<B>) -> Result<HeaderValue, Box<R
             (StatusCode::UPGRADE_REQUIRED, "only version 13 of WebSocket is supported")
         }
     };
-    let mut response = problem::response(status, Some(detail), Format::of(request.headers()));
+    let mut response =
+        problem::response(status, Some(detail), Format::of(request.method(), request.headers()));
     if status == StatusCode::UPGRADE_REQUIRED {
         response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     }
@@ -188,6 +192,14 @@ where
     if response.body().is_complete() {
         *response.body_mut() = open_body(());
     }
+}
+
+/// Returns whether a response begins a tunnel: its body never ends, and is dropped with the tunnel.
+pub(crate) fn begins_tunnel(response: &Response) -> bool {
+    let extensions = response.extensions();
+    response.status() == StatusCode::SWITCHING_PROTOCOLS
+        || extensions.get::<Takeover>().is_some()
+        || extensions.get::<StreamSlot>().is_some()
 }
 
 /// Takes the stream from the response of a server that has switched protocols. Returns `None` if the server has not

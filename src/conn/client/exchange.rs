@@ -28,7 +28,7 @@ use crate::{
 
 /// Time that a server has to answer `Expect: 100-continue`: 1 s, as in curl. After it the body is sent, since old
 /// servers do not answer (RFC 9110 section 10.1.1).
-const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
+pub(in crate::conn) const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The future of [`Connection::exchange_with`].
 ///
@@ -277,6 +277,10 @@ impl<P: Protocol, C> Outgoing<P, C> {
             Progress::Written => Delivery::MaybeSent,
             Progress::Answered => Delivery::Answered,
         };
+        // All that came of the body was written, and it has not ended.
+        let awaits_body = self.upload.is_some()
+            && self.held_until.is_none()
+            && connection.state.output.is_empty();
         let body = match self.progress {
             Progress::New => self.upload.take().map(Upload::into_body),
             Progress::Encoded | Progress::Written => self.replay.take(),
@@ -292,7 +296,7 @@ impl<P: Protocol, C> Outgoing<P, C> {
         }
         let parts = self.parts.take();
         let request = parts.zip(body).map(|(p, body)| Box::new(Request::from_parts(p, body)));
-        ExchangeError { cause, delivery, request }
+        ExchangeError { cause, delivery, request, awaits_body }
     }
 }
 

@@ -89,21 +89,7 @@ impl<P: Protocol, I: Io, C: Checkin<Connection<P, I>>> Incoming<P, I, C> {
                 }
                 Some(Event::Head(_)) | None => {}
             }
-            if self.upload.is_some() || !state.output.is_empty() {
-                state.output.borrow_buffer();
-                let pumped = pump(state, &mut self.upload, now, cx);
-                let had_room = state.output.has_room();
-                // A request that can no longer be written does not invalidate its response.
-                let flushed = pumped.map(|()| state.poll_flush(cx, now));
-                state.output.return_buffer();
-                if !matches!(flushed, Ok(Poll::Pending | Poll::Ready(Ok(())))) {
-                    self.upload = None;
-                    state.output.clear();
-                    state.core.abandon_body();
-                } else if !had_room && self.upload.is_some() && state.output.is_empty() {
-                    continue; // the pump stopped at a full output, and no waker is registered for it
-                }
-            }
+            poll_upload(state, &mut self.upload, now, cx);
             match poll_read(state, &self.pipes, now, cx) {
                 Poll::Pending if state.poll_expired(cx, now, None) => {
                     return Poll::Ready(Err(Cause::Timeout));
@@ -126,11 +112,12 @@ impl<P: Protocol, I: Io, C: Checkin<Connection<P, I>>> Incoming<P, I, C> {
 
     /// Ends the body, which has arrived, and checks in the connection if it can be reused.
     fn finish(&mut self) {
-        if let Some((connection, checkin)) = self.exchange.take()
-            && connection.is_reusable()
-        {
-            checkin.checkin(connection, clock::now());
+        let Some((connection, checkin)) = self.exchange.take() else { return };
+        if connection.is_reusable() {
+            return checkin.checkin(connection, clock::now());
         }
+        drop(connection); // before what `checkin` holds of the pool
+        drop(checkin);
     }
 
     /// Ends the body with its last pipe, so that the connection can be used while a slow client reads the pipe.
@@ -143,6 +130,32 @@ impl<P: Protocol, I: Io, C: Checkin<Connection<P, I>>> Incoming<P, I, C> {
         {
             self.finish();
         }
+    }
+}
+
+/// Sends the rest of the request as far as possible.
+fn poll_upload<P: Protocol, I: Io>(
+    state: &mut State<P, I>,
+    upload: &mut Option<Upload>,
+    now: Instant,
+    cx: &mut Context<'_>,
+) {
+    while upload.is_some() || !state.output.is_empty() {
+        state.output.borrow_buffer();
+        let pumped = pump(state, upload, now, cx);
+        let had_room = state.output.has_room();
+        // A request that can no longer be written does not invalidate its response.
+        let flushed = pumped.map(|()| state.poll_flush(cx, now));
+        state.output.return_buffer();
+        if !matches!(flushed, Ok(Poll::Pending | Poll::Ready(Ok(())))) {
+            *upload = None;
+            state.output.clear();
+            state.core.abandon_body();
+        }
+        if had_room || upload.is_none() || !state.output.is_empty() {
+            return;
+        }
+        // The pump has stopped at a full output, and no waker is registered for it.
     }
 }
 
@@ -205,6 +218,12 @@ where
         Poll::Ready(segment.map(Ok))
     }
 
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some((connection, _)) = &mut self.exchange {
+            poll_upload(&mut connection.state, &mut self.upload, clock::now(), cx);
+        }
+    }
+
     fn accept_pipes(&mut self, budget: &Budget) {
         let Some((connection, _)) = &self.exchange else { return };
         let State { core, input, io, .. } = &*connection.state;
@@ -218,5 +237,63 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.remaining.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::Pin,
+        sync::{Arc, Mutex},
+        task::Waker,
+    };
+
+    use http::Request;
+    use http_body_util::BodyExt;
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
+
+    use super::*;
+    use crate::{Body, conn::h1::client};
+
+    /// Stands for the slot of a pool. When it is dropped, it records whether the server's end sees the connection closed.
+    #[derive(Clone, Default)]
+    struct Slot(Arc<Mutex<(Option<DuplexStream>, Option<bool>)>>);
+
+    impl Drop for Slot {
+        fn drop(&mut self) {
+            let (far, was_closed) = &mut *self.0.lock().unwrap();
+            if let Some(mut far) = far.take() {
+                let (mut space, mut cx) = ([0; 64], Context::from_waker(Waker::noop()));
+                let mut buf = ReadBuf::new(&mut space);
+                let read = Pin::new(&mut far).poll_read(&mut cx, &mut buf);
+                *was_closed = Some(read.is_ready() && buf.filled().is_empty());
+            }
+        }
+    }
+
+    impl Checkin<client::Connection<DuplexStream>> for Slot {
+        fn checkin(self, _: client::Connection<DuplexStream>, _: Instant) {
+            unreachable!("the server closes the connection");
+        }
+    }
+
+    #[tokio::test]
+    async fn connection_closes_before_the_slot_of_its_pool_is_released() {
+        let (near, mut far) = duplex(1 << 10);
+        let state = Arc::default();
+        let connection = client::Connection::new(near, Arc::default());
+        let request = Request::get("/").header("host", "a").body(Body::empty()).unwrap();
+        let exchange = tokio::spawn(connection.exchange(request, Slot(Arc::clone(&state))));
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            far.read_buf(&mut head).await.unwrap();
+        }
+        let head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\n";
+        far.write_all(head).await.unwrap();
+        let response = exchange.await.unwrap().unwrap();
+        far.write_all(b"body").await.unwrap();
+        state.lock().unwrap().0 = Some(far);
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "body");
+        assert_eq!(state.lock().unwrap().1, Some(true));
     }
 }

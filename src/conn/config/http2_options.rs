@@ -11,7 +11,8 @@ impl Config {
         self
     }
 
-    /// Serves HTTP/1.1 alone. A preface of HTTP/2 is a malformed request then.
+    /// Serves HTTP/1.1 alone. A preface of HTTP/2 is a malformed request then, and a handshake of TLS does not
+    /// offer `h2`.
     #[must_use]
     pub fn without_http2(mut self) -> Self {
         self.http2 = None;

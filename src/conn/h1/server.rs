@@ -143,6 +143,7 @@ where
             && let Phase::Idle(idle) = phase
             && driver.watch.is_shed_requested()
             && idle.core().since() + MIN_IDLE_BEFORE_SHED <= clock::now()
+            && driver.io.recv_queue_empty() != Some(false) // the runtime may not have noticed a request yet
             && driver.watch.claim_shed()
         {
             return Poll::Ready(Ok(())); // idle: closed so that another client is admitted

@@ -4,6 +4,10 @@ mod cause;
 mod exchange;
 mod incoming;
 mod request;
+mod upload;
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     fmt, io,
@@ -12,7 +16,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -24,6 +28,7 @@ use h2::{
 use http::{Request, uri::Scheme};
 use tokio::sync::{Notify, watch};
 
+use self::upload::UploadRoom;
 use super::{
     inbox::Inboxes,
     wire::{Wire, WireState},
@@ -61,6 +66,10 @@ const SEND_BUFFER: usize = 256 << 10;
 /// Maximum number of requests in flight on one connection: 1,000, even if the server allows more.
 const MAX_STREAMS: usize = 1_000;
 
+/// The same before the server's SETTINGS are known, for `h2`: 100, the least that RFC 9113 section 6.5.2 recommends to
+/// servers. All but the first wait for the SETTINGS, since a server refuses requests above its own limit.
+const INITIAL_STREAMS: usize = 100;
+
 /// Maximum number of cancelled requests of which the server may still send data: 4,000. For others, `h2` counts each DATA
 /// frame as a fault of the server.
 const MAX_RESET_STREAMS: usize = 4 * MAX_STREAMS;
@@ -79,12 +88,12 @@ struct Shared {
     scheme: Scheme,
     /// The data of responses.
     inboxes: Inboxes,
+    /// The room for data of requests.
+    room: UploadRoom,
     is_closed: AtomicBool,
     /// Requests in flight.
     active: AtomicUsize,
-    /// Requests so far; the number may wrap.
-    exchanges: AtomicUsize,
-    /// Notified when a request has ended.
+    /// Notified when a request has ended, and when the SETTINGS have been received.
     freed: OnceLock<Arc<Notify>>,
     /// Whether the server's SETTINGS have been received.
     has_settings: watch::Receiver<bool>,
@@ -100,6 +109,8 @@ pub struct Driver<I: Io> {
     has_settings: watch::Sender<bool>,
     shared: Arc<Shared>,
     budget: Budget,
+    /// The task of the last poll.
+    task: Option<Waker>,
 }
 
 /// Performs the handshake on a stream whose server is known to support HTTP/2. `limits.head_timeout` is the maximum
@@ -121,6 +132,7 @@ pub async fn handshake<I: Io>(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER)
+        .initial_max_send_streams(INITIAL_STREAMS)
         .data_frame_budget(DATA_FRAME_BUDGET)
         .max_concurrent_reset_streams(MAX_RESET_STREAMS)
         .reset_stream_duration(RESET_MEMORY)
@@ -139,23 +151,52 @@ pub async fn handshake<I: Io>(
         limits,
         scheme,
         inboxes: Inboxes::default(),
+        room: UploadRoom::default(),
         is_closed: AtomicBool::new(false),
         active: AtomicUsize::new(0),
-        exchanges: AtomicUsize::new(0),
         freed: OnceLock::new(),
         has_settings,
     });
     let has_settings = set_settings;
     let connection_handle = Connection { send, shared: shared.clone() };
     let budget = process_budget();
-    Ok((connection_handle, Driver { connection, wire, pong, has_settings, shared, budget }))
+    let task = None;
+    Ok((connection_handle, Driver { connection, wire, pong, has_settings, shared, budget, task }))
 }
 
 impl Connection {
-    /// Returns whether another request may be sent: the connection is open, and the server allows one more.
+    /// Returns whether another request may be sent: the connection is open, and the server allows one more. Until its
+    /// SETTINGS have been received, it allows one at a time.
     pub fn has_room(&self) -> bool {
-        let most = self.send.current_max_send_streams().min(MAX_STREAMS);
+        let most = if self.has_settings() {
+            self.send.current_max_send_streams().min(MAX_STREAMS)
+        } else {
+            1
+        };
         !self.is_closed() && self.active() < most
+    }
+
+    /// Returns whether the server's SETTINGS have been received.
+    pub(crate) fn has_settings(&self) -> bool {
+        *self.shared.has_settings.borrow()
+    }
+
+    /// Waits for the server's SETTINGS. Does not keep the connection open.
+    ///
+    /// # Errors
+    /// The connection has ended without them, or they have not come within `timeout`.
+    pub(crate) fn settings(
+        &self,
+        timeout: Duration,
+    ) -> impl Future<Output = io::Result<()>> + Send + use<> {
+        let mut has_settings = self.shared.has_settings.clone();
+        async move {
+            match tokio::time::timeout(timeout, has_settings.wait_for(|has| *has)).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(_)) => Err(io::ErrorKind::ConnectionAborted.into()),
+                Err(_) => Err(io::ErrorKind::TimedOut.into()),
+            }
+        }
     }
 
     /// Returns whether the connection accepts no further request.
@@ -187,7 +228,8 @@ impl Connection {
 
 #[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "for its connections"))]
 impl Connection {
-    /// Notifies one waiter of `freed` whenever a request has ended. The first call counts.
+    /// Notifies one waiter of `freed` whenever a request has ended, and all of them when the server's SETTINGS have been
+    /// received. The first call counts.
     pub(crate) fn notify_when_freed(&self, freed: Arc<Notify>) {
         let _ = self.shared.freed.set(freed);
     }
@@ -209,9 +251,9 @@ impl Activity {
         self.0.active.load(Ordering::Acquire)
     }
 
-    /// Returns the number of requests so far, which may wrap.
-    pub(crate) fn exchanges(&self) -> usize {
-        self.0.exchanges.load(Ordering::Relaxed)
+    /// Returns whether this is a view of `connection`.
+    pub(crate) fn is_of(&self, connection: &Connection) -> bool {
+        Arc::ptr_eq(&self.0, &connection.shared)
     }
 
     /// Makes the connection accept no further request.
@@ -221,20 +263,23 @@ impl Activity {
 }
 
 /// Counts a request as in flight until it is dropped.
-struct Active(Arc<Shared>);
+struct Active {
+    shared: Arc<Shared>,
+    /// Whether no other request was in flight when this one began.
+    is_alone: bool,
+}
 
 impl Active {
     fn new(shared: &Arc<Shared>) -> Self {
-        shared.active.fetch_add(1, Ordering::AcqRel);
-        shared.exchanges.fetch_add(1, Ordering::Relaxed);
-        Self(shared.clone())
+        let is_alone = shared.active.fetch_add(1, Ordering::AcqRel) == 0;
+        Self { shared: shared.clone(), is_alone }
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::AcqRel);
-        if let Some(freed) = self.0.freed.get() {
+        self.shared.active.fetch_sub(1, Ordering::AcqRel);
+        if let Some(freed) = self.shared.freed.get() {
             freed.notify_one();
         }
     }
@@ -256,22 +301,35 @@ impl<I: Io> Future for Driver<I> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if !this.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
+            this.task = Some(cx.waker().clone());
+            this.shared.room.set_driver(cx.waker());
+        }
         if this.wire.resume_reads() {
             this.shared.inboxes.receive(&this.budget);
         }
+        let result = Pin::new(&mut this.connection).poll(cx).map_err(|error| {
+            error.into_io().unwrap_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))
+        });
+        // After the read, since the connection may have ended with it.
         if let Some(pong) = &mut this.pong
             && pong.poll_pong(cx).is_ready()
         {
             this.pong = None;
             let _ = this.has_settings.send(true);
+            if let Some(freed) = this.shared.freed.get() {
+                freed.notify_waiters();
+            }
         }
-        let result = Pin::new(&mut this.connection).poll(cx).map_err(|error| {
-            error.into_io().unwrap_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))
-        });
-        if result.is_pending()
-            && let Poll::Ready(Err(error)) = this.wire.poll_flush(cx)
-        {
-            return Poll::Ready(Err(error));
+        if result.is_pending() {
+            let is_flushed = match this.wire.poll_flush(cx) {
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                flushed => flushed.is_ready(),
+            };
+            let (bytes, is_blocked) = this.wire.take_written();
+            if this.shared.room.is_used() {
+                this.shared.room.record_written(bytes, is_flushed && !is_blocked);
+            }
         }
         result
     }

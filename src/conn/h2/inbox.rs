@@ -13,7 +13,8 @@ use http::HeaderMap;
 use super::unread::Unread;
 use crate::{Budget, budget::Lease};
 
-/// The received data of one stream, for its reader. Dropping it before the end of the stream resets the stream.
+/// The received data of one stream, for its reader. The stream is reset if all of its handles, of which this is one, are
+/// dropped before its end.
 ///
 /// A reader may run in another task than the driver, and may stop reading. Meanwhile the data would wait in `h2`, where
 /// each DATA frame takes about 300 bytes beside its content, and nothing counts it. So the driver takes it out from time

@@ -2,12 +2,14 @@
 
 mod admit;
 mod builder;
+mod closing;
 mod deadlines;
 mod exchange;
 mod extended_connect;
 mod flush;
 mod queued;
 pub(super) mod respond;
+mod rounds;
 mod streams;
 mod upload;
 
@@ -23,7 +25,10 @@ use std::{
 use bytes::Bytes;
 use h2::{Reason, server::Handshake};
 
-use self::{builder::DRAIN_PROVOKED_RESETS, exchange::Exchange, streams::Streams};
+use self::{
+    closing::Closing,
+    streams::{Load, Streams},
+};
 use super::{
     inbox::Inboxes,
     wakers::{CONNECTION, StreamWaker, Wakers},
@@ -38,9 +43,6 @@ use crate::{
     proto::h2::Sent,
 };
 
-/// Maximum number of rounds of one poll before the task yields: 16. Each round polls the woken streams.
-const MAX_ROUNDS_PER_POLL: usize = 16;
-
 /// Minimum idle time before a connection can be shed: 250 ms, as with HTTP/1.1.
 const MIN_IDLE_BEFORE_SHED: Duration = Duration::from_millis(250);
 
@@ -51,12 +53,15 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// The driver of one HTTP/2 connection: a future that ends with the connection.
 ///
 /// All requests run in this future, without a channel or another task between a request and its response. The
-/// service's readiness is awaited when a head is complete, one request after another, and before the body is read. A
-/// request is dropped when the client resets its stream.
+/// service's readiness is awaited when a head is complete, one request after another, and before the body is read. The
+/// [gate](Config::gate) is checked before that, for each request. A request is dropped when the client resets its stream.
+/// If that was the last one that waited for the service, the service is replaced with its clone, so that it keeps no
+/// capacity that it has reserved.
 ///
 /// The client must send its preface within `head_timeout`. A connection without requests is closed after the idle
 /// timeout, with GOAWAY. A drain is announced by GOAWAY in two steps (RFC 9113 section 6.8), so that no request is
-/// lost.
+/// lost. After the last frame the connection is read until the client ends it, within the times of
+/// [`Http2Config::linger`](crate::conn::Http2Config::linger), and does not delay a drain.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -88,11 +93,16 @@ pub struct Connection<I: Io, S> {
     /// The waker with which `h2` is polled.
     connection_waker: StreamWaker,
     streams: Streams,
-    /// Requests that wait for the service's readiness, oldest first.
+    /// Requests that wait for the gate and the service's readiness, oldest first.
     waiting: VecDeque<usize>,
     gate: GateWaiter,
-    /// Requests with data in buffers: their client waits for the reader of the body, or they wait for the client.
-    holding: usize,
+    /// Whether the first of them has passed the gate, and waits for the service's readiness.
+    has_passed_gate: bool,
+    /// Responses that wait for room in `h2`. The first one has its turn: it sends one piece, and is the last one then.
+    waiting_for_room: VecDeque<usize>,
+    load: Load,
+    /// The bound of `load.working`.
+    max_working: usize,
     /// The share of the budget for this data.
     lease: Option<Lease>,
     /// The empty list for the next records of written data, for reuse.
@@ -106,6 +116,8 @@ pub struct Connection<I: Io, S> {
     is_draining: bool,
     /// The end of a connection without requests, since no further request is accepted.
     drain_until: Option<Instant>,
+    /// The end of a connection after a flood of frames, since GOAWAY was passed to `h2`.
+    flood_until: Option<Instant>,
     /// The last field, so that all others are dropped before the connection counts as ended.
     watch: DrainWatch,
 }
@@ -113,6 +125,8 @@ pub struct Connection<I: Io, S> {
 enum State<I: Io> {
     Handshake(Handshake<Wire<I>, Bytes>, Option<Instant>),
     Open(h2::server::Connection<Wire<I>, Bytes>),
+    /// All is written, and `h2` has ended.
+    Closing(Closing),
 }
 
 /// The state that all requests of a connection share.
@@ -121,12 +135,14 @@ struct Shared {
     config: Arc<Config>,
     /// The client's data of tunnels.
     inboxes: Inboxes,
+    /// Maximum number of bytes of one response that `h2` holds.
+    send_buffer: usize,
 }
 
 impl<I, S> Connection<I, S>
 where
     I: Io,
-    S: HttpService,
+    S: HttpService + Clone,
     S::Future: Send + 'static,
 {
     /// Creates the driver of a client whose preface has not been read.
@@ -136,19 +152,28 @@ where
         let wire = Wire::of_client(io, read_ahead, config.write_rate, options.frames);
         let state = wire.state();
         let handshake = builder::of(&options, &config).handshake(wire);
+        let max_working = builder::max_streams(&options, &config);
         let wakers = Wakers::default();
         Self {
             state: State::Handshake(handshake, accepted.checked_add(config.limits.head_timeout)),
             wire: state,
             service: Some(service),
-            shared: Shared { peer, config, inboxes: Inboxes::default() },
+            shared: Shared {
+                peer,
+                config,
+                inboxes: Inboxes::default(),
+                send_buffer: options.send_buffer,
+            },
             last_id: RequestId::new(next_connection_number(), 0),
             connection_waker: wakers.stream(CONNECTION),
             wakers,
             streams: Streams::default(),
             waiting: VecDeque::new(),
             gate: GateWaiter::default(),
-            holding: 0,
+            has_passed_gate: false,
+            waiting_for_room: VecDeque::new(),
+            load: Load::default(),
+            max_working,
             lease: None,
             sent: Vec::new(),
             timer: Timer::default(),
@@ -156,6 +181,7 @@ where
             idle_since: Some(clock::now()),
             is_draining: false,
             drain_until: None,
+            flood_until: None,
             watch,
         }
     }
@@ -174,7 +200,7 @@ impl<I: Io, S> Unpin for Connection<I, S> {}
 impl<I, S> Future for Connection<I, S>
 where
     I: Io,
-    S: HttpService,
+    S: HttpService + Clone,
     S::Future: Send + 'static,
 {
     /// An error of the connection: the client reset it, violated the protocol or did not read. The failure of a
@@ -184,7 +210,7 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.wakers.begin(cx);
-        let result = this.poll_loop(cx);
+        let result = this.poll_rounds(cx);
         this.wakers.end();
         result
     }
@@ -193,56 +219,9 @@ where
 impl<I, S> Connection<I, S>
 where
     I: Io,
-    S: HttpService,
+    S: HttpService + Clone,
     S::Future: Send + 'static,
 {
-    fn poll_loop(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let now = clock::now();
-        if self.watch.poll_draining(cx) {
-            if self.watch.is_aborted() {
-                return Poll::Ready(Ok(()));
-            }
-            self.begin_drain(now);
-        }
-        for _ in 0..MAX_ROUNDS_PER_POLL {
-            if let State::Handshake(..) = self.state
-                && let Poll::Ready(ended) = self.poll_handshake(cx, now)?
-            {
-                if ended {
-                    return Poll::Ready(Ok(()));
-                }
-                self.connection_waker.wake();
-                continue;
-            }
-            self.admit(now, cx);
-            while let Some(key) = self.wakers.pop() {
-                if key != CONNECTION {
-                    self.poll_stream(key, now);
-                } else if let Poll::Ready(result) = self.poll_connection(now, cx) {
-                    return Poll::Ready(result);
-                }
-            }
-            if let Err(result) = self.flush(now) {
-                return Poll::Ready(result);
-            }
-            if self.wakers.try_end() {
-                self.update_lease();
-                return self.poll_deadlines(now, cx);
-            }
-        }
-        cx.waker().wake_by_ref(); // yields to other tasks
-        Poll::Pending
-    }
-
-    fn remove(&mut self, key: usize, now: Instant) {
-        self.streams.remove(key);
-        if self.streams.is_empty() {
-            self.idle_since = Some(now);
-        }
-        // Dropping the handles makes `h2` free the stream's memory.
-        self.connection_waker.wake();
-    }
-
     /// Polls the handshake. Ready with whether the connection has ended.
     fn poll_handshake(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<io::Result<bool>> {
         let State::Handshake(handshake, deadline) = &mut self.state else {
@@ -289,55 +268,6 @@ where
         }
     }
 
-    /// Drives `h2`: reads frames, accepts requests, writes frames. Ready when the connection has ended.
-    fn poll_connection(&mut self, now: Instant, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Before the state is checked: a waker that is queued but not polled would not be queued again.
-        let waker = self.connection_waker.begin_poll().clone();
-        let State::Open(connection) = &mut self.state else { return Poll::Pending };
-        if self.wire.resume_reads() {
-            self.shared.inboxes.receive(&self.shared.config.budget);
-        }
-        let mut cx = Context::from_waker(&waker);
-        loop {
-            // While the gate is closed, requests wait in `h2`, which has announced their maximum number.
-            let is_open = self.shared.config.gate.poll_opened(&mut self.gate, task).is_ready();
-            let accepted = if is_open {
-                connection.poll_accept(&mut cx)
-            } else {
-                connection.poll_closed(&mut cx).map(|closed| closed.err().map(Err))
-            };
-            match accepted {
-                Poll::Pending => break,
-                Poll::Ready(None) => return Poll::Ready(self.close_result(None)),
-                Poll::Ready(Some(Err(error))) => {
-                    return Poll::Ready(self.close_result(Some(error)));
-                }
-                Poll::Ready(Some(Ok((request, respond)))) => {
-                    let last = self.last_id;
-                    self.last_id =
-                        RequestId::new(last.connection(), last.request().wrapping_add(1));
-                    let mut exchange =
-                        Exchange::begin(&self.shared, self.last_id, request, respond, now);
-                    if self.is_draining {
-                        exchange.begin_drain();
-                    }
-                    let key = self.streams.insert(exchange, &self.wakers);
-                    self.idle_since = None;
-                    self.waiting.push_back(key);
-                }
-            }
-        }
-        if self.wire.flood().is_some() {
-            connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-            self.connection_waker.wake();
-        }
-        if self.wire.provoked_resets() >= DRAIN_PROVOKED_RESETS {
-            self.refuse_requests(now);
-        }
-        self.admit(now, task);
-        Poll::Pending
-    }
-
     /// Returns the result of a connection that `h2` has ended.
     fn close_result(&self, error: Option<h2::Error>) -> io::Result<()> {
         if let Some(flood) = self.wire.flood() {
@@ -350,20 +280,6 @@ where
             return Ok(());
         }
         Err(into_io(error))
-    }
-
-    fn poll_stream(&mut self, key: usize, now: Instant) {
-        let Some(stream) = self.streams.get(key) else { return };
-        let waker = stream.waker.begin_poll().clone();
-        let mut cx = Context::from_waker(&waker);
-        let has_ended = stream.exchange.poll(&self.shared, now, &mut cx).is_ready();
-        stream.count(has_ended, &mut self.holding);
-        if has_ended {
-            self.remove(key, now);
-            return;
-        }
-        let deadline = stream.exchange.deadline(&self.shared.config);
-        self.next_deadline = [self.next_deadline, deadline].into_iter().flatten().min();
     }
 }
 

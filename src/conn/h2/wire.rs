@@ -49,6 +49,10 @@ struct State<I> {
     collected: BytesMut,
     /// Whether the stream itself may hold written bytes, as TLS does.
     is_unflushed: bool,
+    /// Whether `h2` has a frame that the stream has not taken.
+    is_blocked: bool,
+    /// Bytes that `h2` has written, for [`WireState::take_written`].
+    written: usize,
     /// `None` for a connection to a server, which is trusted, and whose exchanges have deadlines of their own.
     progress: Option<Progress>,
 }
@@ -87,7 +91,16 @@ impl<I: Io> Wire<I> {
 
     fn new(io: I, read_ahead: BytesMut, progress: Option<Progress>) -> Self {
         let (read_ahead, collected) = (ReadAhead::new(read_ahead), BytesMut::new());
-        let state = State { io, read_ahead, read: 0, collected, is_unflushed: false, progress };
+        let state = State {
+            io,
+            read_ahead,
+            read: 0,
+            collected,
+            is_unflushed: false,
+            is_blocked: false,
+            written: 0,
+            progress,
+        };
         Self(WireState(Arc::new(Mutex::new(state))))
     }
 
@@ -119,6 +132,12 @@ impl<I> WireState<I> {
             }
         }
         has_paused
+    }
+
+    /// Returns the number of bytes that `h2` has written since the last call, and whether its last write was pending.
+    pub(super) fn take_written(&self) -> (usize, bool) {
+        let mut state = self.lock();
+        (std::mem::take(&mut state.written), state.is_blocked)
     }
 
     /// Returns the number of resets that the client has provoked, of those that were written.
@@ -175,6 +194,19 @@ impl<I: Io> WireState<I> {
     /// Writes the collected frames. Must be called at the end of each poll of the connection.
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.lock().poll_flush(cx)
+    }
+
+    /// Writes the collected frames and the end of the stream.
+    pub(super) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.lock();
+        ready!(state.poll_flush(cx))?;
+        Pin::new(&mut state.io).poll_shutdown(cx)
+    }
+
+    /// Reads bytes and discards them. Returns their number, 0 at the end of the stream.
+    pub(super) fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut discarded = BytesMut::new();
+        thread_buffers::poll_read(&mut self.lock().io, cx, &mut discarded)
     }
 }
 
@@ -262,8 +294,21 @@ impl<I: Io> State<I> {
         Poll::Ready(Ok(()))
     }
 
-    /// Collects a small write. A large one is written directly, after the collected frames.
     fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = self.poll_collect(cx, bufs);
+        self.is_blocked = result.is_pending();
+        if let Poll::Ready(Ok(n)) = result {
+            self.written = self.written.saturating_add(n);
+        }
+        result
+    }
+
+    /// Collects a small write. A large one is written directly, after the collected frames.
+    fn poll_collect(
         &mut self,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
@@ -365,9 +410,7 @@ impl<I: Io> AsyncWrite for Wire<I> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut state = self.0.lock();
-        ready!(state.poll_flush(cx))?;
-        Pin::new(&mut state.io).poll_shutdown(cx)
+        self.0.poll_shutdown(cx)
     }
 }
 

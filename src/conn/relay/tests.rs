@@ -18,7 +18,7 @@ use crate::net::Stream;
 
 /// Awaits a future. Panics if it hangs.
 async fn within<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(20), future).await.expect("it hangs")
+    tokio::time::timeout(Duration::from_secs(60), future).await.expect("it hangs")
 }
 
 /// A relay, its client and its server.

@@ -73,6 +73,10 @@ impl Io for Upgraded {
         self.read_ahead.len() == 0 && self.io.is_read_pending()
     }
 
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.io.poll_reset(cx)
+    }
+
     fn reset_on_close(&mut self) {
         self.io.reset_on_close();
     }

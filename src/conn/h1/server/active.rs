@@ -55,7 +55,7 @@ pub(super) struct Active {
     pub(super) read_closed: bool,
     /// Since when a client that did so after a complete request waits for the next piece of a response.
     pub(super) half_closed: Option<Instant>,
-    /// Once the drain has started: the deadline for completing a partial head.
+    /// Once the drain has started: the deadline for completing a head.
     pub(super) drain_until: Option<Instant>,
     /// Whether the request's body violated the protocol or was too slow.
     pub(super) protocol_error: bool,
@@ -235,6 +235,16 @@ impl Active {
         (*wants_upgrade, *detects_http2) = (false, false);
     }
 
+    /// Returns whether nothing of the next request has been read, except empty lines.
+    pub(super) fn awaits_request(&self) -> bool {
+        matches!(self.stage, Stage::Head(_)) && self.core.is_idle()
+    }
+
+    /// Returns whether bytes after the last request were read that may be the next one.
+    pub(super) fn has_head_read_ahead(&self) -> bool {
+        matches!(self.stage, Stage::Head(_)) && !self.input.is_empty()
+    }
+
     /// Returns whether the reader of the request's body was ready for more at the last poll.
     pub(super) fn wants_upload(&self) -> bool {
         self.upload.as_ref().is_some_and(|upload| upload.is_wanted)
@@ -300,6 +310,7 @@ impl Active {
             && self.output.is_empty()
             && self.upload.is_none()
             && self.transfers.is_empty()
+            && self.drain_until.is_none() // it would start again
             && !(self.read_closed || self.protocol_error || self.is_close_delimited);
         if is_unused { self.core.idle_state() } else { None }
     }

@@ -26,7 +26,7 @@ where
         let read = match &active.stage {
             // The client is not idle while a response is being sent to it.
             Stage::Head(_) | Stage::Discard(..) if !active.output.is_empty() => None,
-            Stage::Head(gate) if gate.is_waiting() => None,
+            Stage::Head(gate) if gate.is_waiting() => active.drain_until,
             Stage::Discard(_, until) if active.has_stalled_reader() => Some(*until),
             Stage::Head(_) => {
                 [active.core.deadline(), active.drain_until].into_iter().flatten().min()
@@ -92,7 +92,7 @@ where
             }
             Stage::Head(_) | Stage::Discard(..) | Stage::Call(..) | Stage::Respond(_) => {
                 match active.core.timeout() {
-                    Some(fault) => self.fail_request(active, fault),
+                    Some(fault) => self.fail_request(active, fault, now),
                     None => return Ok(false),
                 }
             }

@@ -24,8 +24,8 @@ use crate::{
 /// Steps of one poll before the task yields, 48: about as many small pipelined requests.
 const MAX_STEPS_PER_POLL: usize = 48;
 
-/// How long the rest of a head may take once the drain has started, 1 s: enough for delays of the network,
-/// not for those of the client.
+/// How long the rest of a head, and the whole head on a connection that has not had a request, may take once the
+/// drain has started, 1 s: enough for delays of the network, not for those of the client.
 const DRAIN_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The state that an idle connection owns. The state of an exchange is in [`Active`], which is passed to
@@ -72,8 +72,10 @@ where
         let mut steps = 0;
         loop {
             if draining {
-                active.core.disable_keep_alive();
                 active.drain_until.get_or_insert_with(|| deadline_after(now, DRAIN_HEAD_TIMEOUT));
+                if !active.awaits_request() {
+                    active.core.disable_keep_alive();
+                }
             }
             if active.upload.is_some() {
                 self.pump_upload(active, now, cx);
@@ -105,7 +107,15 @@ where
                 cx.waker().wake_by_ref(); // yields to other tasks
                 return Poll::Pending;
             }
+            if !room && active.output.has_room() && active.has_head_read_ahead() {
+                continue; // a request that was read must be served before the end of the stream is, or a drain closes
+            }
             if self.poll_input(active, now, cx)?.is_ready() {
+                continue;
+            }
+            if draining && self.has_no_request(active) {
+                active.core.disable_keep_alive();
+                active.stage = Stage::Close { linger: false };
                 continue;
             }
             if draining && matches!(active.stage, Stage::Linger(..)) {
@@ -226,9 +236,19 @@ where
         }
     }
 
-    /// Returns whether the next head may be read: if the gate is open, or part of the head has arrived.
+    /// Returns whether the connection can be closed without losing a request, after a read that was pending: nothing of
+    /// the next one has arrived. A client without an earlier request has just connected, and is about to send its first.
+    fn has_no_request(&self, active: &Active) -> bool {
+        active.awaits_request()
+            && self.last_id.request() > 0
+            && active.output.has_room() // else nothing was read
+            && self.io.recv_queue_empty() != Some(false) // the runtime may not have noticed it yet
+    }
+
+    /// Returns whether the next head may be read: if the gate is open, or part of the head has arrived. The gate does not
+    /// apply in a drain: the head is the last one, and its request waits for the service's readiness.
     fn can_read_head(&self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> bool {
-        if !active.input.is_empty() || !active.core.is_idle() {
+        if !active.input.is_empty() || !active.core.is_idle() || active.drain_until.is_some() {
             return true;
         }
         let Stage::Head(gate) = &mut active.stage else { return true };
@@ -285,7 +305,8 @@ where
     ) -> Step {
         // All is written, and the response is complete unless it was aborted.
         active.is_close_delimited &= active.core.is_writing_body();
-        if !linger && !self.io.needs_shutdown() {
+        // An aborted body that ends with the connection must not end orderly: TLS would send `close_notify`.
+        if !linger && (active.is_close_delimited || !self.io.needs_shutdown()) {
             active.stage = if self.has_unread_input(active, now, cx) {
                 Stage::Close { linger: true }
             } else {

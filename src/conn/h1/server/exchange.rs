@@ -28,6 +28,7 @@ use crate::{
     peer::RequestId,
     proto::{h1::Event, h2::PREFACE},
     semantics::{
+        hop,
         problem::{self, Format},
         upgrade::requested,
     },
@@ -91,6 +92,9 @@ where
         match active.core.recv_with(now, &mut active.input, head_pool::acquire_fields) {
             Ok(Some(Event::Head(parts))) => {
                 active.head_bytes = received - active.input.len();
+                if active.drain_until.is_some() {
+                    active.core.disable_keep_alive(); // before its response is encoded
+                }
                 return self.start_exchange(active, now, cx, parts);
             }
             Ok(Some(Event::Data(_) | Event::End(_))) => unreachable!("no body is under way"),
@@ -132,6 +136,9 @@ where
         mut parts: request::Parts,
     ) -> Step {
         active.stage = Stage::End; // replaced below
+        if active.core.names_fields() {
+            hop::remove_named(&mut parts.headers);
+        }
         let id = self.next_request_id();
         active.request = Some(RequestLine::new(&parts.method, &parts.uri));
         if self.config.access_log.is_enabled() {

@@ -89,7 +89,7 @@ where
                 }
                 Ok(None) => return true,
                 Ok(Some(Event::Head(_))) => unreachable!("a body is under way"),
-                Err(fault) => self.fail_request(active, fault),
+                Err(fault) => self.fail_request(active, fault, now),
             }
         }
         false
@@ -166,7 +166,7 @@ where
     }
 
     /// Fails a request that violates the protocol or is too slow, in its head or in its body.
-    pub(super) fn fail_request(&mut self, active: &mut Active, fault: Fault) {
+    pub(super) fn fail_request(&mut self, active: &mut Active, fault: Fault, now: Instant) {
         active.protocol_error = true;
         let Some(Upload { sender, .. }) = active.upload.take() else {
             self.refuse_fault(active, fault);
@@ -180,5 +180,6 @@ where
         };
         sender.abort(Error::new(kind, fault));
         active.core.disable_keep_alive();
+        active.restart_call_timer(now); // the service's time to answer to the error
     }
 }

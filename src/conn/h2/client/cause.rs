@@ -78,4 +78,6 @@ pub struct ExchangeError {
     pub delivery: Delivery,
     /// The original request, if its body can be [replayed](Body::replay) or was not yet read.
     pub request: Option<Box<Request<Body>>>,
+    /// Whether the connection waited for a part of the request's body, so that the server had nothing to do.
+    pub awaits_body: bool,
 }

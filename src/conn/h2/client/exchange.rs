@@ -1,7 +1,7 @@
 //! `Exchange`: one request on a shared connection, until the head of its response.
 
 use std::{
-    fmt,
+    fmt, io,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Instant,
@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use h2::{Reason, SendStream, client::ResponseFuture};
 use http::{
     HeaderValue, Request, Response, StatusCode,
-    header::{SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY},
+    header::{EXPECT, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY},
     request, response,
 };
 
@@ -19,11 +19,13 @@ use super::{
     Active, Cause, Connection, ExchangeError,
     incoming::Incoming,
     request::{convert, convert_switch},
+    upload::Upload,
 };
 use crate::{
     body::Body,
     conn::{
         Delivery, InterimResponses,
+        client::CONTINUE_TIMEOUT,
         h2::{
             server::respond::{Outgoing, SendError},
             stream::H2Stream,
@@ -49,8 +51,8 @@ struct Inner {
     /// A copy of the body for a retry.
     replay: Option<Body>,
     sent: Option<Sent>,
-    /// The server's SETTINGS, while a request that depends on them waits.
-    settings: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// The server's SETTINGS, while the request waits for them.
+    settings: Option<Pin<Box<dyn Future<Output = io::Result<()>> + Send>>>,
     deadline: Option<Instant>,
     timer: Timer,
 }
@@ -58,9 +60,11 @@ struct Inner {
 /// A request whose head was sent.
 struct Sent {
     response: ResponseFuture,
-    upload: Option<Box<Outgoing>>,
+    upload: Option<Box<Upload>>,
     /// The client's half of the stream after an extended CONNECT.
     tunnel: Option<SendStream<Bytes>>,
+    /// The end of the time in which the body is held back for the answer to `Expect`.
+    held_until: Option<Instant>,
     /// The time since which the exchange waits for the server.
     since: Instant,
 }
@@ -71,17 +75,10 @@ impl Exchange {
         let deadline = parts.extensions.get::<Deadline>().map(|deadline| deadline.0);
         let replay = body.replay();
         let active = Active::new(&connection.shared);
-        let settings = asks_for_websocket(&parts).then(|| {
-            let mut has_settings = connection.shared.has_settings.clone();
-            let timeout = connection.shared.limits.head_timeout;
-            // An error is the end of the connection, which is noticed elsewhere. Without SETTINGS in time, the server
-            // allows nothing.
-            let wait = async move {
-                let has_come = has_settings.wait_for(|has| *has);
-                drop(tokio::time::timeout(timeout, has_come).await);
-            };
-            Box::pin(wait) as Pin<Box<_>>
-        });
+        let needs_settings = !active.is_alone || asks_for_websocket(&parts);
+        let timeout = connection.shared.limits.head_timeout;
+        let settings = (needs_settings && !connection.has_settings())
+            .then(|| Box::pin(connection.settings(timeout)) as Pin<Box<_>>);
         Self(Some(Inner {
             connection,
             active,
@@ -112,19 +109,29 @@ impl Inner {
         }
         let timeouts = &self.connection.shared.limits;
         let Some(sent) = &mut self.sent else {
-            let expired = self.timer.poll(cx, self.deadline, now);
-            return if expired { Poll::Ready(Err(Cause::Deadline)) } else { Poll::Pending };
+            return self.poll_expired(None, now, cx).map(Err);
         };
-        if let Some(upload) = &mut sent.upload {
+        while let Poll::Ready(Some(Ok(head))) = sent.response.poll_informational(cx) {
+            if head.status() == StatusCode::CONTINUE {
+                sent.held_until = None;
+            }
+            relay_interim(&self.parts, head);
+        }
+        if sent.held_until.is_some_and(|until| until <= now) {
+            sent.held_until = None;
+        }
+        if sent.held_until.is_none()
+            && let Some(upload) = &mut sent.upload
+        {
             let mut bytes = 0;
-            match upload.poll(now, &mut bytes, cx) {
+            match upload.poll(&self.connection.shared.room, now, &mut bytes, cx) {
                 Poll::Ready(Ok(()) | Err(SendError::Gone)) => sent.upload = None,
                 Poll::Ready(Err(SendError::Body(error))) => {
-                    upload.reset(Reason::CANCEL);
+                    upload.outgoing.reset(Reason::CANCEL);
                     return Poll::Ready(Err(Cause::Body(error)));
                 }
                 Poll::Ready(Err(SendError::Panicked(error))) => {
-                    upload.reset(Reason::CANCEL);
+                    upload.outgoing.reset(Reason::CANCEL);
                     return Poll::Ready(Err(Cause::Body(error.into())));
                 }
                 Poll::Pending => {}
@@ -133,28 +140,44 @@ impl Inner {
                 sent.since = now;
             }
         }
-        while let Poll::Ready(Some(Ok(head))) = sent.response.poll_informational(cx) {
-            relay_interim(&self.parts, head);
-        }
         if let Poll::Ready(result) = Pin::new(&mut sent.response).poll(cx) {
+            if sent.held_until.is_some() {
+                sent.upload = None; // refused by its head (RFC 9110 section 10.1.1)
+            }
             return Poll::Ready(result.map_err(Cause::new));
+        }
+        if let Some(until) = sent.held_until {
+            let passed = ready!(self.poll_expired(Some(until), now, cx));
+            let Cause::Timeout = passed else { return Poll::Ready(Err(passed)) };
+            return self.poll(cx); // the body is sent now
         }
         // The timeout applies to a pause of the server in reading the body, but not while the client sends it.
         let wait = match &sent.upload {
             None => sent.since.checked_add(timeouts.head_timeout),
-            Some(upload) => upload.deadline(timeouts.body_timeout),
+            Some(upload) => upload.outgoing.deadline(timeouts.body_timeout),
         };
-        let until = [wait, self.deadline].into_iter().flatten().min();
+        self.poll_expired(wait, now, cx).map(Err)
+    }
+
+    /// Waits for `until`, or the deadline of the request.
+    fn poll_expired(
+        &mut self,
+        until: Option<Instant>,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> Poll<Cause> {
+        let until = [until, self.deadline].into_iter().flatten().min();
         if !self.timer.poll(cx, until, now) {
             return Poll::Pending;
         }
         let is_deadline = self.deadline.is_some_and(|deadline| deadline <= clock::now());
-        Poll::Ready(Err(if is_deadline { Cause::Deadline } else { Cause::Timeout }))
+        Poll::Ready(if is_deadline { Cause::Deadline } else { Cause::Timeout })
     }
 
     fn poll_settings(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(settings) = &mut self.settings {
-            ready!(settings.as_mut().poll(cx));
+            // The end of the connection is noticed elsewhere. Without SETTINGS in time, the server allows nothing.
+            let _ = ready!(settings.as_mut().poll(cx));
             self.settings = None;
         }
         Poll::Ready(())
@@ -177,9 +200,14 @@ impl Inner {
         let (upload, tunnel) = match (ends, is_switch) {
             (true, _) => (None, None),
             (false, true) => (None, Some(stream)),
-            (false, false) => (Some(Box::new(Outgoing::new(stream, body, MinRate::NONE))), None),
+            (false, false) => {
+                let outgoing = Outgoing::new(stream, body, MinRate::NONE);
+                (Some(Box::new(Upload::new(outgoing))), None)
+            }
         };
-        self.sent = Some(Sent { response, upload, tunnel, since: now });
+        let holds = upload.is_some() && expects_continue(&self.parts);
+        let held_until = if holds { now.checked_add(CONTINUE_TIMEOUT) } else { None };
+        self.sent = Some(Sent { response, upload, tunnel, held_until, since: now });
         Ok(())
     }
 
@@ -203,7 +231,7 @@ impl Inner {
             Body::empty()
         } else {
             let inbox = connection.shared.inboxes.open(recv);
-            Body::new(Incoming::new(inbox, upload, limits, active, &parts.headers))
+            Body::segmented(Incoming::new(inbox, upload, limits, active, &parts.headers))
         };
         Response::from_parts(parts, body)
     }
@@ -219,9 +247,13 @@ impl Inner {
         } else {
             Delivery::MaybeSent
         };
+        let awaits_body = self.sent.as_ref().is_some_and(|sent| {
+            let is_read = sent.upload.as_ref().is_some_and(|upload| !upload.outgoing.is_stalled());
+            is_read && sent.held_until.is_none()
+        });
         let body = if was_sent { self.replay } else { self.body.or(self.replay) };
         let request = body.map(|body| Box::new(Request::from_parts(self.parts, body)));
-        ExchangeError { cause, delivery, request }
+        ExchangeError { cause, delivery, request, awaits_body }
     }
 }
 
@@ -232,6 +264,12 @@ fn relay_interim(request: &request::Parts, head: Response<()>) {
         gateway::prepare_response(&mut head.headers);
         let _ = receiver.send(head.status, head.headers); // beyond the bound they are dropped
     }
+}
+
+/// Whether the server is asked before the body is sent.
+fn expects_continue(parts: &request::Parts) -> bool {
+    let expect = parts.headers.get(EXPECT);
+    expect.is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// Whether a request is sent as an extended CONNECT.

@@ -1,25 +1,20 @@
 //! `Incoming`: the body of a response on a shared connection.
 
 use std::{
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Instant,
 };
 
-use bytes::Bytes;
 use http::{HeaderMap, header::CONTENT_LENGTH};
-use http_body::{Frame, SizeHint};
+use http_body::SizeHint;
 
-use super::{Active, Cause};
+use super::{Active, Cause, upload::Upload};
 use crate::{
-    conn::{
-        h2::{inbox::Inbox, server::respond::Outgoing},
-        timer::Timer,
-    },
-    error::BoxError,
+    body::{PollSegment, Segment, Segments},
+    conn::{h2::inbox::Inbox, timer::Timer},
     net::clock,
-    proto::h1::Limits,
+    proto::{h1::Limits, h2::remove_framing},
 };
 
 /// The body of a response. The server may send as much as its window allows, and the window is released as the body
@@ -27,22 +22,22 @@ use crate::{
 pub(super) struct Incoming {
     inbox: Inbox,
     /// The unsent part of the request's body: the server may respond before the request is complete.
-    upload: Option<Box<Outgoing>>,
+    upload: Option<Box<Upload>>,
     limits: Arc<Limits>,
     /// The remaining bytes of the body, if known.
     remaining: Option<u64>,
     has_data: bool,
     has_ended: bool,
-    /// The time since which the reader waits for the server.
+    /// The time since which the reader waits for the server, while that does not wait for the client.
     since: Option<Instant>,
     timer: Timer,
-    _active: Active,
+    active: Active,
 }
 
 impl Incoming {
     pub(super) fn new(
         inbox: Inbox,
-        upload: Option<Box<Outgoing>>,
+        upload: Option<Box<Upload>>,
         limits: Arc<Limits>,
         active: Active,
         headers: &HeaderMap,
@@ -58,11 +53,24 @@ impl Incoming {
             limits,
             since: None,
             timer: Timer::default(),
-            _active: active,
+            active,
         }
     }
 
-    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+    /// Sends the rest of the request as far as possible.
+    fn poll_upload(&mut self, now: Instant, cx: &mut Context<'_>) {
+        let Some(upload) = &mut self.upload else { return };
+        // A request that can no longer be sent does not invalidate its response.
+        let mut sent = 0;
+        if upload.poll(&self.active.shared.room, now, &mut sent, cx).is_ready() {
+            self.upload = None;
+        }
+        if sent > 0 || self.upload.is_none() {
+            self.since = None;
+        }
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Segment, h2::Error>>> {
         if !self.has_data {
             match self.inbox.poll_data(cx) {
                 Poll::Pending => return Poll::Pending,
@@ -72,57 +80,67 @@ impl Incoming {
                     if let Some(remaining) = &mut self.remaining {
                         *remaining = remaining.saturating_sub(data.len() as u64);
                     }
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                    return Poll::Ready(Some(Ok(Segment::Bytes(data))));
                 }
             }
         }
         self.inbox
             .poll_trailers(cx)
-            .map(|trailers| trailers.transpose().map(|t| t.map(Frame::trailers)))
+            .map_ok(|trailers| {
+                trailers.map(|mut trailers| {
+                    remove_framing(&mut trailers);
+                    Segment::Trailers(trailers)
+                })
+            })
+            .map(Result::transpose)
     }
 }
 
-impl http_body::Body for Incoming {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = &mut *self;
-        if this.has_ended {
+impl Segments for Incoming {
+    fn poll_segment(&mut self, cx: &mut Context<'_>) -> PollSegment {
+        if self.has_ended {
             return Poll::Ready(None);
         }
         let now = clock::now();
-        if let Some(upload) = &mut this.upload {
-            // A request that can no longer be sent does not invalidate its response.
-            if upload.poll(now, &mut 0, cx).is_ready() {
-                this.upload = None;
-            }
-        }
-        let result = match this.poll_recv(cx) {
+        self.poll_upload(now, cx);
+        let result = match self.poll_recv(cx) {
             Poll::Ready(result) => {
-                this.since = None;
-                result.map(|frame| frame.map_err(Cause::new))
+                self.since = None;
+                result.map(|segment| segment.map_err(Cause::new))
             }
             Poll::Pending => {
-                let since = *this.since.get_or_insert(now);
-                let until = since.checked_add(this.limits.body_timeout);
-                if !this.timer.poll(cx, until, now) {
+                let timeout = self.limits.body_timeout;
+                let until =
+                    match self.upload.as_ref().map(|upload| upload.outgoing.deadline(timeout)) {
+                        // The server has all that the client has sent, and may wait for more.
+                        Some(None) => {
+                            self.since = None;
+                            None
+                        }
+                        // It must take more of the request, or send more of the response.
+                        unread => {
+                            let since = *self.since.get_or_insert(now);
+                            since.checked_add(timeout).max(unread.flatten())
+                        }
+                    };
+                if !self.timer.poll(cx, until, now) {
                     return Poll::Pending;
                 }
                 Some(Err(Cause::Timeout))
             }
         };
-        this.has_ended = match &result {
-            Some(Ok(frame)) => frame.is_trailers(),
+        self.has_ended = match &result {
+            Some(Ok(segment)) => matches!(segment, Segment::Trailers(_)),
             Some(Err(_)) | None => true,
         };
-        Poll::Ready(result.map(|frame| frame.map_err(Cause::into_error)))
+        Poll::Ready(result.map(|segment| segment.map_err(Cause::into_error)))
     }
 
-    fn is_end_stream(&self) -> bool {
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        self.poll_upload(clock::now(), cx);
+    }
+
+    fn is_end(&self) -> bool {
         self.has_ended || (self.upload.is_none() && self.inbox.is_end_stream())
     }
 
@@ -130,3 +148,6 @@ impl http_body::Body for Incoming {
         self.remaining.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use h2::ext::Protocol;
 use http::{
     HeaderValue, Method, Request, Uri, Version,
-    header::{CONNECTION, HOST, SEC_WEBSOCKET_KEY, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_KEY, TE, TRANSFER_ENCODING, UPGRADE},
     request,
     uri::{Authority, PathAndQuery, Scheme},
 };
@@ -53,6 +53,7 @@ pub(super) fn convert_switch(request: &mut Request<()>) {
     *request.method_mut() = Method::CONNECT;
     request.extensions_mut().insert(Protocol::from_static("websocket"));
     request.headers_mut().remove(SEC_WEBSOCKET_KEY);
+    request.headers_mut().remove(CONTENT_LENGTH); // HTTP/1.1 clients may send zero, and a tunnel has none
 }
 
 #[cfg(test)]

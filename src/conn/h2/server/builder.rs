@@ -24,22 +24,25 @@ const DATA_FRAME_BUDGET: usize = 1 << 20;
 /// memory of resets at a lower rate of requests.
 const RESET_MEMORY: Duration = Duration::from_secs(2);
 
+/// Returns the maximum number of concurrent requests.
+pub(super) fn max_streams(options: &Http2Config, config: &Config) -> usize {
+    // Requests beyond what the workers take would wait here; at the client, another server may take them.
+    let admitted = config.gate.max_requests().unwrap_or(usize::MAX).max(1);
+    usize::try_from(options.max_streams).unwrap_or(usize::MAX).min(admitted)
+}
+
 /// Returns a builder with the configured bounds.
 pub(super) fn of(options: &Http2Config, config: &Config) -> Builder {
     let mut builder = Builder::new();
-    // Requests beyond what the workers take would wait here; at the client, another server may take them.
-    let admitted =
-        config.gate.max_requests().map_or(u32::MAX, |n| u32::try_from(n).unwrap_or(u32::MAX));
-    let max_streams = options.max_streams.min(admitted.max(1));
-    let streams = usize::try_from(max_streams).unwrap_or(usize::MAX);
+    let streams = max_streams(options, config);
     builder
-        .max_concurrent_streams(max_streams)
+        .max_concurrent_streams(u32::try_from(streams).unwrap_or(u32::MAX))
         .initial_window_size(options.stream_window)
         .initial_connection_window_size(options.connection_window)
         .max_header_list_size(u32::try_from(config.limits.head_bytes).unwrap_or(u32::MAX))
         .max_send_buffer_size(options.send_buffer)
         .data_frame_budget(DATA_FRAME_BUDGET)
-        // A client may cancel all of its requests before the first is served, for example while the gate is closed.
+        // A client may send and cancel all of its requests before this connection is polled.
         .max_pending_accept_reset_streams(streams)
         // The data of a request that was answered early and reset is still on its way. For a stream that is no longer
         // known, `h2` counts each of its frames as a reset that the client has provoked.

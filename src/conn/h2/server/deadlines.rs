@@ -6,6 +6,8 @@ use std::{
     time::Instant,
 };
 
+use h2::Reason;
+
 use super::{Connection, MIN_IDLE_BEFORE_SHED, State};
 use crate::{
     HttpService,
@@ -15,13 +17,13 @@ use crate::{
 impl<I, S> Connection<I, S>
 where
     I: Io,
-    S: HttpService,
+    S: HttpService + Clone,
     S::Future: Send + 'static,
 {
     /// Counts the unread data of request bodies and the unwritten data of streamed responses in the budget. Other buffers
     /// of a connection are small, and a complete body is the service's memory.
     pub(super) fn update_lease(&mut self) {
-        if self.holding == 0 {
+        if self.load.holding == 0 {
             self.lease = None;
             return;
         }
@@ -41,18 +43,20 @@ where
         let config = &self.shared.config;
         let timeouts = (config.write_timeout, config.limits.head_timeout);
         let wire = self.wire.next_update(timeouts.0, timeouts.1);
+        // After the idle timeout the client has the time of a drain, so that a request on its way is not lost.
         let idle = self.idle_since.and_then(|since| {
-            let idle = since.checked_add(config.limits.idle_timeout);
-            [idle, self.drain_until].into_iter().flatten().min()
+            self.drain_until.or_else(|| since.checked_add(config.limits.idle_timeout))
         });
         if let Some(since) = self.idle_since
             && self.watch.is_shed_requested()
             && since + MIN_IDLE_BEFORE_SHED <= now
             && self.watch.claim_shed()
         {
+            self.shed(cx);
             return Poll::Ready(Ok(())); // idle: closed so that another client is admitted
         }
-        let deadline = [wire, idle, self.next_deadline].into_iter().flatten().min();
+        let deadline =
+            [wire, idle, self.flood_until, self.next_deadline].into_iter().flatten().min();
         if !self.timer.poll(cx, deadline, now) {
             return Poll::Pending;
         }
@@ -61,9 +65,15 @@ where
             let message = "the client does not read, or sends a head too slowly";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
         }
+        if self.flood_until.is_some_and(|d| d <= now) {
+            return Poll::Ready(self.close_result(None));
+        }
         if idle.is_some_and(|d| d <= now) {
-            if self.drain_until.is_some() || matches!(self.state, State::Handshake(..)) {
+            if matches!(self.state, State::Handshake(..)) {
                 return Poll::Ready(Ok(()));
+            }
+            if self.drain_until.is_some() {
+                return self.close(Ok(()), now, cx);
             }
             self.refuse_requests(now);
         } else {
@@ -71,6 +81,15 @@ where
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Ends an idle connection at once. GOAWAY tells the client that a request on its way was not processed.
+    fn shed(&mut self, cx: &mut Context<'_>) {
+        if let State::Open(connection) = &mut self.state {
+            connection.abrupt_shutdown(Reason::NO_ERROR);
+            let _ = connection.poll_closed(cx);
+            let _ = self.wire.poll_flush(cx);
+        }
     }
 
     /// Handles the deadlines of streams that have passed.

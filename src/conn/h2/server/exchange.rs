@@ -2,21 +2,24 @@
 
 mod begin;
 mod deadline;
+mod end;
 mod head;
+mod sending;
 
 use std::{
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Instant,
 };
 
 use bytes::Bytes;
-use h2::{Reason, server::SendResponse};
+use h2::server::SendResponse;
 use http::{Request, StatusCode};
 
-use self::head::without_vary;
+use self::{head::without_vary, sending::Sending};
 use super::{
     Shared,
-    queued::Queued,
+    queued::{Last, Queued},
     respond::{Outgoing, SendError},
     upload::{Progress, Upload},
 };
@@ -27,13 +30,11 @@ use crate::{
         InterimResponses, RequestInfo,
         access_log::Entry,
         call::{Call, catch_panic},
-        h2::inbox::Inbox,
-        log_error, log_request,
+        h2::{inbox::Inbox, unsent::Unsent},
+        log_error,
         upgrade::Tunnel,
     },
-    error::{BoxError, Chain, Error},
-    net::clock,
-    proto::h2::Sent,
+    error::{BoxError, Error},
     semantics::problem::{self, Format},
 };
 
@@ -59,17 +60,6 @@ pub(super) struct Exchange {
     stage: Stage,
 }
 
-/// The progress of the response: the bytes that were passed to `h2`, and those that it has written.
-#[derive(Default)]
-struct Sending {
-    queued: u64,
-    written: u64,
-    /// Whether the last frame was written.
-    has_ended: bool,
-    /// Whether the body is streamed, so that data in `h2` counts in the budget. A complete body is the service's memory.
-    is_streamed: bool,
-}
-
 /// The entry in the access log, until the response has been sent.
 struct Log {
     entry: Entry,
@@ -88,12 +78,12 @@ enum Stage {
     /// Has a response whose head is not sent.
     Answered(Box<Response>),
     Respond(Box<Outgoing>),
-    /// `h2` has the whole response, and has not yet written its end.
+    /// `h2` has the whole response, or all data before its reset, and has not yet written the end of it.
     Queued(Queued),
     /// The response is complete, since this time, and the rest of the request's body is discarded.
     Discard(Instant),
-    /// The tunnel after a response of 101, or a successful CONNECT.
-    Tunnel(Box<Tunnel>),
+    /// The tunnel after a response of 101, or a successful CONNECT, and its data that `h2` holds.
+    Tunnel(Box<Tunnel>, Arc<Unsent>),
     Ended,
 }
 
@@ -108,6 +98,23 @@ impl Exchange {
         if let Stage::Admit(..) = self.stage { Admission::Waits } else { Admission::Ended }
     }
 
+    /// Returns whether the service was called, and its response is not complete.
+    pub(super) fn is_working(&self) -> bool {
+        match self.stage {
+            Stage::Called(..) | Stage::Respond(_) | Stage::Tunnel(..) => true,
+            Stage::Admit(..)
+            | Stage::Answered(_)
+            | Stage::Queued(_)
+            | Stage::Discard(_)
+            | Stage::Ended => false,
+        }
+    }
+
+    /// Returns whether the client has reset the stream before the service was called. `cx` is that of the stream.
+    pub(super) fn is_cancelled(&mut self, cx: &mut Context<'_>) -> bool {
+        self.respond.poll_reset(cx).is_ready()
+    }
+
     /// Returns whether the client waits for the reader of the request's body.
     pub(super) fn is_paused(&self) -> bool {
         self.upload.as_ref().is_some_and(Upload::is_paused)
@@ -118,62 +125,9 @@ impl Exchange {
         self.upload.as_mut().map_or(0, Upload::unread)
     }
 
-    /// Returns the number of bytes of a streamed response that wait for the client.
-    pub(super) fn held(&self) -> usize {
-        let Sending { queued, written, is_streamed, .. } = self.sending;
-        let queued = usize::try_from(queued.saturating_sub(written)).unwrap_or(usize::MAX);
-        let queued = if is_streamed { queued } else { 0 };
-        match &self.stage {
-            Stage::Respond(outgoing) => queued + outgoing.held(),
-            Stage::Queued(_) => queued,
-            Stage::Admit(..)
-            | Stage::Called(..)
-            | Stage::Answered(_)
-            | Stage::Discard(_)
-            | Stage::Tunnel(_)
-            | Stage::Ended => 0,
-        }
-    }
-
     /// Returns the id of the stream.
     pub(super) fn stream_id(&self) -> u32 {
         self.respond.stream_id().as_u32()
-    }
-
-    /// Records written data. `socket_wait` is the time since which data of the connection waited for the socket before.
-    /// Returns whether the exchange has ended.
-    pub(super) fn record_sent(
-        &mut self,
-        shared: &Shared,
-        sent: &Sent,
-        now: Instant,
-        socket_wait: Option<Instant>,
-    ) -> bool {
-        match &mut self.stage {
-            Stage::Respond(outgoing) => outgoing.record_progress(now),
-            Stage::Queued(queued) => {
-                queued.record_sent(shared.config.write_rate, now, socket_wait, sent.data);
-            }
-            Stage::Admit(..)
-            | Stage::Called(..)
-            | Stage::Answered(_)
-            | Stage::Discard(_)
-            | Stage::Tunnel(_)
-            | Stage::Ended => {}
-        }
-        self.sending.written += sent.data as u64;
-        self.sending.has_ended |= sent.has_ended;
-        let has_ended = self.sending.has_ended && matches!(self.stage, Stage::Queued(_));
-        if has_ended {
-            let upload = self.upload.take();
-            let _ = self.end(shared, true);
-            self.upload = upload;
-            if self.upload.is_some() {
-                self.stage = Stage::Discard(clock::now());
-                return false;
-            }
-        }
-        has_ended
     }
 
     /// Returns whether only the rest of the request's body is awaited.
@@ -190,7 +144,7 @@ impl Exchange {
             | Stage::Respond(_)
             | Stage::Queued(_)
             | Stage::Discard(_)
-            | Stage::Tunnel(_)
+            | Stage::Tunnel(..)
             | Stage::Ended => None,
         }
     }
@@ -213,8 +167,20 @@ impl Exchange {
         self.refuse(problem::status(Error::kind_of(&**error)));
     }
 
-    /// Advances as far as possible. Ready when the exchange has ended.
-    pub(super) fn poll(&mut self, shared: &Shared, now: Instant, cx: &mut Context<'_>) -> Poll<()> {
+    /// Returns whether a streamed response waits until `h2` holds less data of the connection.
+    pub(super) fn waits_for_room(&self) -> bool {
+        matches!(&self.stage, Stage::Respond(outgoing) if outgoing.waits_for_room())
+    }
+
+    /// Advances as far as possible. `room` is the number of bytes of streamed responses that `h2` may hold in addition. Ready
+    /// when the exchange has ended.
+    pub(super) fn poll(
+        &mut self,
+        shared: &Shared,
+        now: Instant,
+        room: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
         self.poll_upload(shared, now, cx);
         loop {
             match &mut self.stage {
@@ -243,34 +209,52 @@ impl Exchange {
                     }
                 }
                 Stage::Respond(outgoing) => {
-                    let result = ready!(outgoing.poll(now, &mut self.sending.queued, cx));
-                    if result.is_err() {
-                        return self.end_response(shared, &result);
-                    }
+                    let polled = outgoing.poll(now, room, &mut self.sending.queued, cx);
+                    self.update_room_timeout(now);
+                    let last = match ready!(polled) {
+                        Ok(()) => Last::Response,
+                        Err(error) => {
+                            self.log_abort(&error);
+                            if matches!(error, SendError::Gone) || !self.sending.is_pending() {
+                                return self.end(shared, false);
+                            }
+                            Last::Aborted
+                        }
+                    };
                     self.discard_upload();
                     let stage = std::mem::replace(&mut self.stage, Stage::Ended);
                     if let Stage::Respond(outgoing) = stage {
-                        let stream = outgoing.into_stream();
-                        let rate = shared.config.write_rate;
-                        self.stage = Stage::Queued(Queued::new(stream, rate, now));
+                        self.queue(shared, now, last(outgoing.into_stream()));
                     }
                 }
                 Stage::Queued(queued) => {
-                    ready!(queued.stream.poll_reset(cx)).map_or_else(drop, drop);
-                    return self.end(shared, false);
+                    let is_complete = ready!(queued.poll(cx));
+                    return self.end(shared, is_complete);
                 }
-                Stage::Tunnel(tunnel) => {
-                    let result = match catch_panic(|| tunnel.poll(cx)) {
-                        Ok(Poll::Pending) => return Poll::Pending,
-                        Ok(Poll::Ready(())) => Ok(()),
-                        Err(panicked) => Err(SendError::Panicked(panicked)),
-                    };
-                    return self.end_response(shared, &result);
+                Stage::Tunnel(tunnel, unsent) => {
+                    let polled = catch_panic(|| tunnel.poll(cx));
+                    if let Ok(Poll::Pending) = polled {
+                        return Poll::Pending;
+                    }
+                    let (written, unsent) = (tunnel.written(), unsent.clone());
+                    self.stage = Stage::Ended; // drops the tunnel, which may own the stream
+                    let is_complete = polled.is_ok();
+                    if let Err(panicked) = polled {
+                        self.log_abort(&SendError::Panicked(panicked));
+                    }
+                    // A stream that was moved to another task may be written to for long, and is not waited for.
+                    let unsent = if unsent.is_closed() { unsent } else { Arc::default() };
+                    self.queue(shared, now, Last::Tunnel { unsent, written, is_complete });
                 }
                 Stage::Discard(_) if self.upload.is_some() => return Poll::Pending,
                 Stage::Discard(_) | Stage::Ended => return Poll::Ready(()),
             }
         }
+    }
+
+    /// Waits until the last data of the stream is written.
+    pub(super) fn queue(&mut self, shared: &Shared, now: Instant, last: Last) {
+        self.stage = Stage::Queued(Queued::new(last, shared.config.write_rate, now));
     }
 
     /// Discards the rest of the request's body, since the response is complete.
@@ -311,72 +295,11 @@ impl Exchange {
         self.waits_for_client = waits;
     }
 
-    fn end_response(&mut self, shared: &Shared, result: &Result<(), SendError>) -> Poll<()> {
-        if let Err(error) = result {
-            self.log_abort(error);
-        }
-        self.end(shared, result.is_ok())
-    }
-
-    /// Logs a response that is aborted in its body. The stream is reset when its handles are dropped, after the
-    /// queued data.
-    fn log_abort(&self, error: &SendError) {
-        let message = "the response was aborted";
-        match error {
-            SendError::Gone => {}
-            SendError::Body(error) => {
-                let error = Chain(&**error);
-                log_request!(warn, "vestibule::request", &self.info, %error, "{message}");
-            }
-            SendError::Panicked(error) => {
-                let error = Chain(error);
-                log_request!(error, "vestibule::request", &self.info, %error, "{message}");
-            }
-        }
-    }
-
-    fn reset(&mut self, reason: Reason) {
-        match &mut self.stage {
-            Stage::Respond(outgoing) => outgoing.reset(reason),
-            Stage::Queued(queued) => queued.reset(reason),
-            Stage::Admit(..)
-            | Stage::Called(..)
-            | Stage::Answered(_)
-            | Stage::Discard(_)
-            | Stage::Tunnel(_)
-            | Stage::Ended => {
-                self.respond.send_reset(reason);
-            }
-        }
-    }
-
     /// Records that the server shuts down.
     pub(super) fn begin_drain(&mut self) {
         self.is_draining = true;
-        if let Stage::Tunnel(tunnel) = &self.stage {
+        if let Stage::Tunnel(tunnel, _) = &self.stage {
             tunnel.begin_drain();
         }
-    }
-
-    fn end(&mut self, shared: &Shared, is_complete: bool) -> Poll<()> {
-        self.upload = None;
-        if let Some(log) = &mut self.log {
-            log.entry.bytes = match &self.stage {
-                Stage::Tunnel(tunnel) => tunnel.written(),
-                _ => self.sending.written,
-            };
-        }
-        self.stage = Stage::Ended;
-        if let Some(Log { mut entry, began }) = self.log.take() {
-            entry.complete = is_complete;
-            entry.elapsed = clock::now().saturating_duration_since(began);
-            shared.config.access_log.write(&entry);
-        }
-        Poll::Ready(())
-    }
-
-    /// Ends the exchange, since the connection has ended.
-    pub(super) fn abandon(&mut self, shared: &Shared) {
-        let _ = self.end(shared, false);
     }
 }

@@ -12,7 +12,7 @@ use crate::{HttpService, net::Io, proto::h2::Sent};
 impl<I, S> Connection<I, S>
 where
     I: Io,
-    S: HttpService,
+    S: HttpService + Clone,
     S::Future: Send + 'static,
 {
     /// Writes the frames of this round, and ends the exchanges whose last frame was written.
@@ -31,6 +31,7 @@ where
         }
         written.clear();
         self.sent = written;
+        self.wake_for_room();
         match flushed {
             Poll::Ready(Err(_)) if self.streams.is_empty() => Err(Ok(())),
             Poll::Ready(Err(error)) => Err(Err(error)),
@@ -42,7 +43,7 @@ where
         let Some(key) = self.streams.find(sent.stream) else { return };
         let Some(stream) = self.streams.get(key) else { return };
         let has_ended = stream.exchange.record_sent(&self.shared, sent, now, socket_wait);
-        stream.count(has_ended, &mut self.holding);
+        stream.count(has_ended, &mut self.load);
         if stream.exchange.is_discarding() {
             stream.waker.wake(); // for its deadline
         }

@@ -1,25 +1,56 @@
-//! `Queued`: a response that was passed to `h2` as a whole, until its last frame is written.
+//! `Queued`: the last data of a stream, which was passed to `h2`, until it is written.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
-use h2::{Reason, SendStream};
+use h2::SendStream;
 
-use crate::peer::{MinRate, RateMeter};
+use crate::{
+    conn::h2::unsent::Unsent,
+    peer::{MinRate, RateMeter},
+};
 
-/// A response that waits to be written. `h2` takes no more data than the client's windows admit, but a client can shrink
+/// Data that waits to be written. `h2` takes no more data than the client's windows admit, but a client can shrink
 /// the window of a stream again (RFC 9113 section 6.9.2). So the client has the timeout of a response that is not yet
 /// passed to `h2`.
 pub(super) struct Queued {
-    pub(super) stream: SendStream<Bytes>,
+    pub(super) last: Last,
     /// The time of the last progress.
     since: Instant,
     meter: RateMeter,
 }
 
+/// The last data of a stream.
+pub(super) enum Last {
+    /// A complete response. The exchange ends when its last frame is written.
+    Response(SendStream<Bytes>),
+    /// The data of a response that was aborted in its body. The stream is reset when the data is written: `h2` discards
+    /// what it holds when it resets a stream.
+    Aborted(SendStream<Bytes>),
+    /// The data of a tunnel that has ended, with the number of all bytes that were written to it. `is_complete` is `false`
+    /// after a panic. The stream is reset when `h2` has encoded the data, unless the tunnel has shut it down.
+    Tunnel { unsent: Arc<Unsent>, written: u64, is_complete: bool },
+}
+
 impl Queued {
-    pub(super) fn new(stream: SendStream<Bytes>, rate: MinRate, now: Instant) -> Self {
-        Self { stream, since: now, meter: RateMeter::start(rate, now) }
+    pub(super) fn new(last: Last, rate: MinRate, now: Instant) -> Self {
+        Self { last, since: now, meter: RateMeter::start(rate, now) }
+    }
+
+    /// Ready when the client has reset the stream, and for a tunnel when its data is encoded. Returns whether the exchange is
+    /// complete.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        match &mut self.last {
+            Last::Response(stream) | Last::Aborted(stream) => stream.poll_reset(cx).map(|_| false),
+            Last::Tunnel { unsent, is_complete, .. } => {
+                ready!(unsent.poll_empty(cx));
+                Poll::Ready(*is_complete)
+            }
+        }
     }
 
     /// Records that `len` bytes of the response were written. Until then data of the connection waited for the socket,
@@ -47,10 +78,5 @@ impl Queued {
     /// Returns the time at which the client is too slow.
     pub(super) fn deadline(&self, timeout: Duration) -> Option<Instant> {
         [self.since.checked_add(timeout), self.meter.deadline()].into_iter().flatten().min()
-    }
-
-    /// Resets the stream, so that the client sees the response as incomplete.
-    pub(super) fn reset(&mut self, reason: Reason) {
-        self.stream.send_reset(reason);
     }
 }

@@ -21,6 +21,9 @@ use crate::{
 /// The largest piece, 16,375 bytes: with the header of its frame it fills one record of TLS.
 const MAX_PIECE: usize = (16 << 10) - 9;
 
+/// Maximum length of a streamed body that does not wait for room, 16 KiB.
+const MAX_SMALL: u64 = 16 << 10;
+
 /// A response body that is being sent.
 pub(in crate::conn) struct Outgoing {
     stream: SendStream<Bytes>,
@@ -29,8 +32,14 @@ pub(in crate::conn) struct Outgoing {
     pending: Bytes,
     /// Whether `pending` is the last data.
     is_last: bool,
-    /// Whether to wait for window before the body is read: it is not complete, and may be a file.
-    has_more: bool,
+    /// Whether the body is streamed: it is not complete in memory.
+    is_streamed: bool,
+    /// Whether to wait for window before the body is read: it is streamed, and data is certain to follow.
+    awaits_window: bool,
+    /// Whether to wait for room before the body is read: it is streamed, and may be longer than [`MAX_SMALL`].
+    needs_room: bool,
+    /// Whether it waits for room.
+    waits_for_room: bool,
     rate: MinRate,
     /// The time since which data waits for the client without progress, and the rate.
     stalled: Option<(Instant, RateMeter)>,
@@ -51,23 +60,29 @@ pub(in crate::conn) enum SendError {
 
 impl Outgoing {
     pub(in crate::conn) fn new(stream: SendStream<Bytes>, body: Body, rate: MinRate) -> Self {
-        let has_more = body.len().is_some_and(|len| len > 0) && body.as_bytes().is_none();
+        let is_streamed = body.as_bytes().is_none();
         Self {
+            is_streamed,
+            awaits_window: is_streamed && body.len().is_some_and(|len| len > 0),
+            needs_room: is_streamed && body.len().is_none_or(|len| len > MAX_SMALL),
+            waits_for_room: false,
             stream,
             body,
             pending: Bytes::new(),
             is_last: false,
-            has_more,
             rate,
             stalled: None,
             meter: None,
         }
     }
 
-    /// Sends until the body has ended. Adds the number of bytes to `sent`.
+    /// Sends until the body has ended. Adds the number of bytes to `sent`. `room` is the number of bytes that `h2` may hold
+    /// in addition: without room no further piece of a streamed body is read, and it
+    /// [waits for room](Self::waits_for_room). A piece that was read is sent whole.
     pub(in crate::conn) fn poll(
         &mut self,
         now: Instant,
+        mut room: usize,
         sent: &mut u64,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), SendError>> {
@@ -75,11 +90,20 @@ impl Outgoing {
             return Poll::Ready(Err(SendError::Gone));
         }
         loop {
+            let needs_piece = self.pending.is_empty() && !self.is_last;
+            let waits = self.needs_room && room == 0 && needs_piece;
+            if std::mem::replace(&mut self.waits_for_room, waits) && !waits {
+                self.resume(now); // it may wait for its service now
+            }
+            if waits {
+                self.drive(cx)?;
+                return Poll::Pending;
+            }
             if self.pending.is_empty() {
                 if self.is_last {
                     return Poll::Ready(Ok(()));
                 }
-                if self.has_more {
+                if self.awaits_window {
                     ready!(self.poll_window(1, now, cx))?; // the body is not read ahead of the window
                 }
                 if ready!(self.poll_body(cx))? {
@@ -87,9 +111,10 @@ impl Outgoing {
                 }
                 continue;
             }
-            let room = ready!(self.poll_window(self.pending.len(), now, cx))?;
-            let piece = self.pending.split_to(room.min(self.pending.len()).min(MAX_PIECE));
+            let window = ready!(self.poll_window(self.pending.len(), now, cx))?;
+            let piece = self.pending.split_to(window.min(self.pending.len()).min(MAX_PIECE));
             let (len, ends) = (piece.len(), self.is_last && self.pending.is_empty());
+            room = room.saturating_sub(len);
             self.stream.send_data(piece, ends).map_err(|_| SendError::Gone)?;
             *sent += len as u64;
             if let Some((meter, _)) = &mut self.meter {
@@ -134,6 +159,11 @@ impl Outgoing {
         })
     }
 
+    /// Lets the body make the progress that needs no reader.
+    fn drive(&mut self, cx: &mut Context<'_>) -> Result<(), SendError> {
+        catch_panic(|| self.body.drive(cx)).map_err(SendError::Panicked)
+    }
+
     /// Ready with the available window, of which `wanted` bytes are requested.
     fn poll_window(
         &mut self,
@@ -149,18 +179,29 @@ impl Outgoing {
                 Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Err(SendError::Gone)),
                 Poll::Pending => {
                     self.stall(now);
+                    self.drive(cx)?;
                     return Poll::Pending;
                 }
             };
         }
-        if let Some((_, meter)) = self.stalled.take() {
-            self.meter = Some((meter, now));
-        }
+        self.resume(now);
         Poll::Ready(Ok(room))
     }
 
+    /// Ends the client's timeout.
+    pub(in crate::conn) fn resume(&mut self, now: Instant) {
+        if let Some((_, meter)) = self.stalled.take() {
+            self.meter = Some((meter, now));
+        }
+    }
+
+    /// Returns whether the next piece of its body waits for room.
+    pub(in crate::conn) fn waits_for_room(&self) -> bool {
+        self.waits_for_room
+    }
+
     /// Starts the client's timeout, since data waits for it.
-    fn stall(&mut self, now: Instant) {
+    pub(in crate::conn) fn stall(&mut self, now: Instant) {
         if self.stalled.is_some() {
             return;
         }
@@ -186,17 +227,22 @@ impl Outgoing {
 
     /// Returns the number of bytes of a streamed body that wait for the client's window.
     pub(in crate::conn) fn held(&self) -> usize {
-        if self.has_more { self.pending.len() } else { 0 }
+        if self.is_streamed { self.pending.len() } else { 0 }
     }
 
     /// Returns whether the body is streamed: it is not complete in memory.
-    pub(in crate::conn) fn has_more(&self) -> bool {
-        self.has_more
+    pub(in crate::conn) fn is_streamed(&self) -> bool {
+        self.is_streamed
     }
 
     /// Returns the stream, to which all data was passed.
     pub(in crate::conn) fn into_stream(self) -> SendStream<Bytes> {
         self.stream
+    }
+
+    /// Returns whether data waits for the client.
+    pub(in crate::conn) fn is_stalled(&self) -> bool {
+        self.stalled.is_some()
     }
 
     /// Returns the time at which the client is too slow: it accepts no data for `timeout`, or less than the minimum

@@ -15,7 +15,10 @@ use crate::{
     conn::{h2::unread::Unread, thread_buffers::detach},
     error::{Error, Kind},
     peer::RateMeter,
-    proto::h1::{Fault, Limits},
+    proto::{
+        h1::{Fault, Limits},
+        h2::validate_trailers,
+    },
 };
 
 /// A request body that is being received.
@@ -146,7 +149,7 @@ impl Upload {
             if self.has_data {
                 return match self.recv.poll_trailers(cx) {
                     Poll::Pending => Progress::Waits,
-                    Poll::Ready(Ok(trailers)) => self.finish(trailers),
+                    Poll::Ready(Ok(trailers)) => self.finish(trailers, limits),
                     Poll::Ready(Err(error)) => self.abort(Kind::ClientGone, error),
                 };
             }
@@ -244,7 +247,15 @@ impl Upload {
         std::mem::replace(&mut self.sender, Body::channel(Some(0)).0)
     }
 
-    fn finish(&mut self, trailers: Option<HeaderMap>) -> Progress {
+    /// Ends the body with its trailers, or aborts it if they are invalid.
+    fn finish(&mut self, trailers: Option<HeaderMap>, limits: &Limits) -> Progress {
+        if let Some(trailers) = &trailers
+            && let Err(fault) = validate_trailers(trailers, limits)
+        {
+            let is_large = fault == Fault::FieldsTooLarge;
+            let kind = if is_large { Kind::TooLarge } else { Kind::BadRequest };
+            return self.abort(kind, fault);
+        }
         self.take_sender().finish(trailers);
         Progress::Ended
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use h2::{RecvStream, ext::Protocol, server::SendResponse};
 use http::{Method, Request, StatusCode, request};
 
-use super::{Exchange, Log, Sending, Stage};
+use super::{Exchange, Log, Stage, sending::Sending};
 use crate::{
     body::Body,
     conn::{
@@ -85,10 +85,7 @@ impl Exchange {
             Log { entry, began: now }
         });
         let line = RequestLine::new(&parts.method, &parts.uri);
-        let format = match parts.method {
-            Method::POST => Format::without_accept(&parts.headers), // gRPC has no other method
-            _ => Format::Text,
-        };
+        let format = Format::without_accept(&parts.method, &parts.headers);
         Self {
             info: RequestInfo::new(&shared.peer, id, Some(line)),
             log,

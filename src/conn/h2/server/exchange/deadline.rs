@@ -22,7 +22,7 @@ impl Exchange {
             Stage::Respond(outgoing) => outgoing.deadline(config.write_timeout),
             Stage::Queued(queued) => queued.deadline(config.write_timeout),
             Stage::Discard(since) => since.checked_add(DISCARD_TIMEOUT),
-            Stage::Answered(_) | Stage::Tunnel(_) | Stage::Ended => None,
+            Stage::Answered(_) | Stage::Tunnel(..) | Stage::Ended => None,
         };
         [upload, stage].into_iter().flatten().min()
     }
@@ -36,7 +36,7 @@ impl Exchange {
             | Stage::Called(..)
             | Stage::Answered(_)
             | Stage::Discard(_)
-            | Stage::Tunnel(_)
+            | Stage::Tunnel(..)
             | Stage::Ended => {}
         }
     }
@@ -75,12 +75,13 @@ impl Exchange {
                 let message = "the client does not read the response";
                 log_request!(debug, "vestibule::request", &self.info, "{message}");
                 self.reset(Reason::CANCEL);
+                let _ = self.end(shared, false);
             }
             Stage::Discard(_) => {
                 self.upload = None;
                 self.stage = Stage::Ended;
             }
-            Stage::Answered(_) | Stage::Tunnel(_) | Stage::Ended => {}
+            Stage::Answered(_) | Stage::Tunnel(..) | Stage::Ended => {}
         }
     }
 }

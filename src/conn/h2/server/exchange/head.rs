@@ -16,9 +16,7 @@ use crate::{
         call::{ServicePanicked, catch_panic},
         h2::{
             inbox::Inbox,
-            server::{
-                Shared, extended_connect::convert_response, queued::Queued, respond::Outgoing,
-            },
+            server::{Shared, extended_connect::convert_response, queued::Last, respond::Outgoing},
             stream::H2Stream,
         },
         log_error, log_request,
@@ -106,13 +104,13 @@ impl Exchange {
             }
             Ok(stream) if has_body => {
                 let outgoing = Outgoing::new(stream, body, shared.config.write_rate);
-                self.sending.is_streamed = outgoing.has_more();
+                self.sending.is_streamed = outgoing.is_streamed();
                 self.stage = Stage::Respond(Box::new(outgoing));
                 Continue(())
             }
             Ok(stream) => {
                 self.discard_upload();
-                self.stage = Stage::Queued(Queued::new(stream, shared.config.write_rate, now));
+                self.queue(shared, now, Last::Response(stream));
                 Continue(())
             }
         }
@@ -168,12 +166,14 @@ impl Exchange {
             self.stage = Stage::Answered(Box::default());
             return Break(());
         };
-        match takeover.begin(H2Stream::new(inbox, send), BytesMut::new(), body) {
+        let stream = H2Stream::new(inbox, send);
+        let unsent = stream.unsent();
+        match takeover.begin(stream, BytesMut::new(), body) {
             Some(tunnel) => {
                 if self.is_draining {
                     tunnel.begin_drain();
                 }
-                self.stage = Stage::Tunnel(Box::new(tunnel));
+                self.stage = Stage::Tunnel(Box::new(tunnel), unsent);
                 Continue(())
             }
             None => {
