@@ -325,7 +325,11 @@ impl Table {
 }
 
 fn refuse(request: &Request<Body>, status: StatusCode) -> ResponseFuture {
-    ResponseFuture::ready(problem::response(status, None, Format::of(request.headers())))
+    ResponseFuture::ready(problem::response(
+        status,
+        None,
+        Format::of(request.method(), request.headers()),
+    ))
 }
 
 impl<B: HttpBody> Service<Request<B>> for Router {

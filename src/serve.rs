@@ -21,6 +21,11 @@
 //! sd_listen_fds(3)). Connections wait in its queue while the old program, stopped with SIGTERM, completes its requests and
 //! the new one starts.
 //!
+//! In the unit, `KillMode=mixed` sends SIGTERM to this program alone, which ends its workers when their requests are complete.
+//! With the default, systemd signals the workers at the same time, and each program reacts in its own way: those of
+//! [`worker::wsgi`](crate::worker::wsgi) and [`worker::asgi`](crate::worker::asgi) serve until this program ends them, php-fpm
+//! ends its requests at once. `TimeoutStopSec` must be above [`Serve::shutdown_timeout`].
+//!
 //! ```no_run
 //! use std::{env, net::TcpListener, os::fd::{FromRawFd, OwnedFd}};
 //! use vestibule::{files, serve, serve::Bind};
@@ -77,11 +82,11 @@ use options::{Options, Runtimes, invalid};
 use crate::{
     HttpService,
     conn::{Config, per_client::PerClientConnections},
-    net::{Address, Listener},
+    net::{Address, Listener, raise_open_files},
 };
 
 /// The default of [`Serve::connections`], 8,192: with the files and upstream connections of their requests,
-/// they fit a usual descriptor limit.
+/// they fit a usual hard limit of open files.
 pub const CONNECTIONS: usize = 8_192;
 
 /// The default of [`Serve::shutdown_timeout`], 30 s.
@@ -154,23 +159,43 @@ impl<S> Serve<S> {
     /// Binds and listens now: the address is known, and the kernel queues connections until the result is
     /// awaited.
     ///
+    /// Raises the soft limit of open files of this process (`RLIMIT_NOFILE`), as far as its hard limit permits, to four
+    /// for each [connection](Self::connections) and 1,024 others. If it is below two for each, the maximum number of
+    /// connections is half of the limit: the other half is for files and connections to other servers.
+    ///
     /// # Errors
     /// An address that cannot be parsed, resolved or bound; zero threads or connections.
     pub fn bind(self) -> io::Result<Bound<S>> {
-        if self.options.connections == 0 {
+        if self.options.connections == 0 || self.options.connections_per_client == Some(0) {
             return Err(invalid("0 connections serve nothing"));
         }
+        let connections = within_open_files(self.options.connections);
         let threads = self.options.runtimes.count()?;
+        let closes_listeners = self.bind.is_address();
         let (listeners, unlink) = self.bind.listen(threads.map_or(1, NonZeroUsize::get))?;
         Ok(Bound {
             has_threads: threads.is_some(),
+            closes_listeners,
             listeners,
             unlink,
             service: self.service,
-            options: self.options,
+            options: Options { connections, ..self.options },
             shutdown: self.shutdown,
         })
     }
+}
+
+/// Returns the number of connections for which the process may open enough files.
+fn within_open_files(connections: usize) -> usize {
+    let limit = raise_open_files(connections);
+    let most = (limit / 2).max(1);
+    if connections > most {
+        tracing::warn!(
+            connections = most,
+            "fewer connections than configured: the hard limit of open files is {limit} (raise it, or lower `connections`)"
+        );
+    }
+    connections.min(most)
 }
 
 /// A server that listens, and serves when it is awaited.
@@ -178,6 +203,8 @@ impl<S> Serve<S> {
 pub struct Bound<S> {
     /// Whether each listener gets its own thread. If not, there is one listener.
     has_threads: bool,
+    /// Whether the listeners are closed with the server.
+    closes_listeners: bool,
     listeners: Vec<Listener>,
     unlink: bind::Unlink,
     service: S,
@@ -224,7 +251,15 @@ where
     type IntoFuture = ServeFuture;
 
     fn into_future(self) -> ServeFuture {
-        let Self { has_threads, mut listeners, unlink, service, options, shutdown } = self;
+        let Self {
+            has_threads,
+            closes_listeners,
+            mut listeners,
+            unlink,
+            service,
+            options,
+            shutdown,
+        } = self;
         let Options { connections, connections_per_client, mut config, .. } = options;
         config.per_client = connections_per_client.map(PerClientConnections::new);
         let config = Arc::new(config);
@@ -234,6 +269,7 @@ where
             config,
             admission: Arc::new(admission),
             shutdown_timeout: options.shutdown_timeout,
+            closes_listeners,
             others: options.others.into(),
         };
         let address = listeners[0].local_addr();

@@ -1,5 +1,7 @@
 //! `HttpService`: shorthand for the bounds of every service in this crate.
 
+mod readiness;
+
 use http::{Request, Response};
 use tower_service::Service;
 
@@ -7,6 +9,8 @@ use crate::{
     body::{Body, HttpBody},
     error::BoxError,
 };
+
+pub(crate) use self::readiness::Readiness;
 
 /// A `tower::Service` from a `Request` to a `Response` whose bodies and error this crate accepts.
 ///

@@ -12,7 +12,11 @@ use std::{
 use http::{Request, Response};
 
 use super::Router;
-use crate::{body::Body, error::BoxError, service::HttpService};
+use crate::{
+    body::Body,
+    error::BoxError,
+    service::{HttpService, Readiness},
+};
 
 /// A service behind a router.
 pub(super) trait Route: Send + Sync {
@@ -48,7 +52,9 @@ where
         let mut service = self.0.clone();
         ResponseFuture(State::Boxed(Box::pin(async move {
             // Readiness belongs to the clone that is called (see `Service::poll_ready`).
-            poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
+            let mut readiness = Readiness::new(request.extensions());
+            poll_fn(|cx| readiness.poll(&mut service, cx)).await?;
+            drop(readiness);
             let response = service.call(request).await.map_err(Into::into)?;
             Ok(response.map(Body::new))
         })))

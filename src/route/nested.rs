@@ -5,7 +5,10 @@ use http::{
     uri::{Parts, PathAndQuery},
 };
 
-use crate::{body::Body, semantics::target::OriginalUri};
+use crate::{
+    body::Body,
+    semantics::target::{OriginalUri, RewrittenPath},
+};
 
 /// Removes the first `segments` segments from the path, and keeps the URI as the client sent it in
 /// the extensions.
@@ -17,8 +20,14 @@ pub(super) fn strip(request: &mut Request<Body>, segments: usize) {
     let original = std::mem::replace(request.uri_mut(), below);
     // A router around this one has stored what the client sent.
     let extensions = request.extensions_mut();
-    if extensions.get::<OriginalUri>().is_none() {
+    let Some(OriginalUri(first)) = extensions.get::<OriginalUri>() else {
         extensions.insert(OriginalUri(original));
+        return;
+    };
+    // A rewrite that has only removed a prefix: the path of the client ends with that of this request, so it begins with the
+    // prefix of the nested service, after the other one.
+    if first.path().ends_with(original.path()) {
+        extensions.remove::<RewrittenPath>();
     }
 }
 

@@ -24,6 +24,12 @@ enum Kind {
 }
 
 impl Bind {
+    /// Returns whether the server makes the listener. One that the caller has passed may outlive the server, for example in
+    /// systemd.
+    pub(super) fn is_address(&self) -> bool {
+        matches!(self.0, Kind::Text(_) | Kind::Address(_))
+    }
+
     /// Returns `n` sockets that share the address.
     pub(super) fn listen(self, n: usize) -> io::Result<(Vec<Listener>, Unlink)> {
         let address = match self.0 {

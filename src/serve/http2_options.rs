@@ -9,7 +9,7 @@ impl<S> Serve<S> {
         self.with(|config| config.http2(http2))
     }
 
-    /// Serves HTTP/1.1 alone. With TLS, leave `h2` out of its ALPN protocols, too.
+    /// Serves HTTP/1.1 alone. With TLS, `h2` is not offered by ALPN then.
     pub fn without_http2(self) -> Self {
         self.with(Config::without_http2)
     }

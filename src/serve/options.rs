@@ -68,8 +68,8 @@ impl<S> Serve<S> {
 
     /// Sets the maximum number of connections served at once. When it is reached, each thread accepts one
     /// more and holds it until a connection ends; the rest stay in the kernel's accept queue. Idle
-    /// connections are closed to admit them. Defaults to [`CONNECTIONS`](super::CONNECTIONS). Zero is an error of
-    /// [`bind`](Self::bind).
+    /// connections are closed to admit them. Defaults to [`CONNECTIONS`](super::CONNECTIONS), and is at most half of
+    /// the limit of open files, see [`bind`](Self::bind). Zero is an error of `bind`.
     pub fn connections(mut self, n: usize) -> Self {
         self.options.connections = n;
         self
@@ -78,7 +78,7 @@ impl<S> Serve<S> {
     /// Sets the maximum number of connections that one client may have open: one IPv4 address, or one IPv6
     /// network of 64 bits. Further ones are closed at once, without a response. There is no limit by
     /// default: behind a proxy, all connections come from the proxy's address, unless it tells that of its
-    /// client by the [PROXY protocol](Self::proxy_protocol).
+    /// client by the [PROXY protocol](Self::proxy_protocol). Zero is an error of [`bind`](Self::bind).
     pub fn connections_per_client(mut self, n: usize) -> Self {
         self.options.connections_per_client = Some(n);
         self
@@ -99,8 +99,12 @@ impl<S> Serve<S> {
         self.with(|config| config.gate(gate))
     }
 
-    /// Begins a graceful shutdown when `signal` completes: no further connection is accepted, idle ones are
-    /// closed, active exchanges are finished. Then the server's future ends.
+    /// Begins a graceful shutdown when `signal` completes: the listener and idle connections are closed, active exchanges
+    /// are finished. Then the server's future ends.
+    ///
+    /// Clients that the kernel has connected by then are still served, even if the [gate](Self::gate) is closed, unless
+    /// [`connections`](Self::connections) does not admit them within a second. If a listener was passed to
+    /// [`serve()`](super::serve()), they stay in its accept queue, for another process that has it.
     ///
     /// By default a server ends only with its future: the library handles no signals, unless
     /// [`shutdown_signal()`](super::shutdown_signal) is passed here.

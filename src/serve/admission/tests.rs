@@ -2,6 +2,7 @@ use std::convert::Infallible;
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    net::TcpStream,
     time::{Instant, sleep},
 };
 use tower::service_fn;
@@ -10,6 +11,7 @@ use super::*;
 use crate::{
     Body, Request, Response,
     conn::{Connection, Transport},
+    net::{Address, Listener},
     peer::Peer,
 };
 
@@ -108,4 +110,24 @@ async fn full_server_closes_the_few_idle_connections_and_no_active_one() {
     let wait = tokio::time::timeout(Duration::from_secs(10), server.connect("/"));
     assert!(wait.await.is_err(), "no connection is idle");
     assert_eq!(closed(&mut active).await, 0);
+}
+
+#[tokio::test]
+async fn connection_that_waits_for_a_permit_is_kept_when_its_future_is_dropped() {
+    let address = "127.0.0.1:0".parse().unwrap();
+    let listener = Listener::bind(&address, false).unwrap();
+    let Address::Tcp(address) = listener.local_addr().unwrap() else { panic!("not TCP") };
+    let mut acceptor = Acceptor::new(listener).unwrap();
+    let admission = Admission::new(1, 1, Arc::default());
+    assert!(admission.try_acquire_permit());
+    let _client = TcpStream::connect(&*address).await.unwrap();
+    let (mut shedding, mut waiting) = (Shedding::default(), None);
+    while waiting.is_none() {
+        let next = admission.next(&mut acceptor, &mut shedding, &mut waiting);
+        assert!(tokio::time::timeout(Duration::ZERO, next).await.is_err(), "there is no permit");
+    }
+    let watch = admission.drain(0).watch();
+    drop(watch); // returns the permit
+    admission.next(&mut acceptor, &mut shedding, &mut waiting).await;
+    assert!(waiting.is_none());
 }
