@@ -99,7 +99,11 @@ impl HeadFilter for AccessLayer {
         if self.allows(head.extensions.get::<Peer>()) {
             return Ok(());
         }
-        Err(Box::new(problem::response(StatusCode::FORBIDDEN, None, Format::of(&head.headers))))
+        Err(Box::new(problem::response(
+            StatusCode::FORBIDDEN,
+            None,
+            Format::of(&head.method, &head.headers),
+        )))
     }
 }
 

@@ -219,6 +219,10 @@ impl Segments for Paced {
         Poll::Ready(Some(Ok(piece)))
     }
 
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        self.body.drive(cx);
+    }
+
     fn is_end(&self) -> bool {
         self.rest.is_none() && self.body.is_end_stream()
     }

@@ -21,6 +21,9 @@ use crate::{
 /// passwords are in the memory of this process in plain text; use [`ForwardAuthLayer`](super::ForwardAuthLayer) for passwords
 /// that users have chosen. `Authorization` is removed from an authenticated request, and [`User`] added to its extensions.
 ///
+/// So a cache inside of this layer stores responses as those to requests without `Authorization`, for all users: an application
+/// that answers one user otherwise than another must say `Cache-Control: private`.
+///
 /// ```
 /// use tower::{Layer, ServiceExt, service_fn};
 /// use vestibule::{Body, BoxError, Request, Response, layer::{BasicAuthLayer, basic_auth::User}};
@@ -119,7 +122,7 @@ impl HeadFilter for BasicAuthLayer {
             head.extensions.insert(user);
             return Ok(());
         }
-        let format = Format::of(&head.headers);
+        let format = Format::of(&head.method, &head.headers);
         let mut response = problem::response(StatusCode::UNAUTHORIZED, None, format);
         response.headers_mut().insert(header::WWW_AUTHENTICATE, self.challenge.clone());
         Err(Box::new(response))

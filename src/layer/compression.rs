@@ -14,8 +14,8 @@ use std::{
 };
 
 use http::{
-    HeaderMap, Method, Response,
-    header::{ACCEPT_ENCODING, CONTENT_TYPE, RANGE},
+    HeaderMap, HeaderValue, Method, Response, StatusCode,
+    header::{ACCEPT_ENCODING, CONTENT_TYPE, IF_NONE_MATCH, RANGE},
 };
 use pin_project::pin_project;
 use tower_layer::Layer;
@@ -24,7 +24,7 @@ use tower_service::Service;
 pub(in crate::layer) use self::codec::Decoder;
 use self::{
     codec::Encoder,
-    fields::{add_vary, announced_len, can_be_encoded, mark_as_encoded},
+    fields::{add_vary, announced_len, can_be_encoded, mark_as_encoded, mark_not_modified},
 };
 use crate::{
     Body, HttpService, Request,
@@ -115,6 +115,9 @@ impl CompressionLayer {
     }
 
     /// Leaves responses unchanged while `is_busy` returns `true`, for example while the CPU is overloaded.
+    ///
+    /// Inside a [`CacheLayer`](crate::cache::CacheLayer), a response that is left unchanged is stored so: all clients with the
+    /// same `Accept-Encoding` get it without compression until it is fetched again. A validation by a 304 does not compress it.
     #[must_use]
     pub fn skip_while(mut self, is_busy: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         self.options_mut().skip_while = Some(Arc::new(is_busy));
@@ -196,8 +199,9 @@ pub fn is_compressible(content_type: &str) -> bool {
 /// content, if it has `no-transform`, or if the request has `Range`, since ranges refer to the original content. All
 /// responses of compressible types get `Vary: Accept-Encoding`.
 ///
-/// A strong entity tag becomes weak, since the compressed content is equivalent but not identical. Digests of the
-/// content and `Accept-Ranges` are removed.
+/// A strong entity tag becomes weak, since the compressed content is equivalent but not identical, also in a 304 to a client
+/// that has the compressed content. Digests of the content and `Accept-Ranges` are removed. The `Vary` of a 304 gets
+/// `Accept-Encoding`, since it replaces that of the response that a cache has stored.
 ///
 /// A response that is written piece by piece is flushed whenever no more data is available, so that event streams and
 /// slowly written pages are not delayed.
@@ -239,8 +243,9 @@ where
         let coding =
             (is_whole && accepts).then(|| self.options.select(request.headers())).flatten();
         let is_head = request.method() == Method::HEAD;
+        let known = request.headers().get_all(IF_NONE_MATCH).iter().cloned().collect();
         let options = self.options.clone();
-        ResponseFuture { inner: self.inner.call(request), coding, is_head, options }
+        ResponseFuture { inner: self.inner.call(request), coding, is_head, known, options }
     }
 }
 
@@ -269,7 +274,11 @@ impl Options {
         };
         let Some(level) = level else { return Response::from_parts(parts, body) };
         add_vary(&mut parts.headers);
-        let len = if is_head { announced_len(&parts.headers) } else { body.len() };
+        let len = match announced_len(&parts.headers) {
+            Some(len) if is_head => Some(len),
+            // A service may leave the removal of the content to the server.
+            _ => body.len().filter(|len| !is_head || *len > 0),
+        };
         let is_small = len.is_some_and(|len| len < self.min_size);
         let is_busy = self.skip_while.as_ref().is_some_and(|is_busy| is_busy());
         let encoder = coding.filter(|_| !is_small && !is_busy);
@@ -281,7 +290,8 @@ impl Options {
             encoder.pad(padding::random_len(self.max_padding));
         }
         mark_as_encoded(&mut parts.headers, coding);
-        let body = if is_head { body } else { body::encoded(body, encoder) };
+        // The length of an encoded content is not known without it.
+        let body = if is_head { Body::empty() } else { body::encoded(body, encoder) };
         Response::from_parts(parts, body)
     }
 }
@@ -293,6 +303,8 @@ pub struct ResponseFuture<F> {
     inner: F,
     coding: Option<Coding>,
     is_head: bool,
+    /// The values of `If-None-Match`.
+    known: Vec<HeaderValue>,
     options: Arc<Options>,
 }
 
@@ -305,7 +317,10 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let response = ready!(this.inner.poll(cx))?.map(Body::new);
+        let mut response = ready!(this.inner.poll(cx))?.map(Body::new);
+        if response.status() == StatusCode::NOT_MODIFIED {
+            mark_not_modified(response.headers_mut(), this.known);
+        }
         Poll::Ready(Ok(this.options.apply(response, *this.coding, *this.is_head)))
     }
 }

@@ -100,7 +100,8 @@ impl<S> Layer<S> for RequestDecompressionLayer {
     }
 }
 
-/// Decodes request bodies in gzip, brotli or zstd, and removes `Content-Encoding` and `Content-Length`.
+/// Decodes request bodies in gzip, brotli or zstd, also of several members or frames, and removes `Content-Encoding` and
+/// `Content-Length`.
 ///
 /// A request in another coding, or in several, is answered with 415 and the accepted codings (RFC 9110 section
 /// 15.5.16). A body beyond a limit fails with [`Kind::TooLarge`] (413), a malformed one with [`Kind::BadRequest`]. A
@@ -169,7 +170,7 @@ fn coding(value: &HeaderValue) -> Option<Coding> {
 }
 
 fn refusal(request: &Request) -> Response<Body> {
-    let format = Format::of(request.headers());
+    let format = Format::of(request.method(), request.headers());
     let mut response = problem::response(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, format);
     let accepted = HeaderValue::from_static("gzip, br, zstd");
     response.headers_mut().insert(ACCEPT_ENCODING, accepted);

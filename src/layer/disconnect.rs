@@ -20,7 +20,7 @@ use self::detached::{Detached, Work};
 use crate::{
     Body, HttpService, Request, Response,
     body::{PollSegment, Segments},
-    conn::RequestInfo,
+    conn::{RequestInfo, upgrade::begins_tunnel},
     error::BoxError,
     net::Drain,
 };
@@ -42,7 +42,8 @@ pub enum Policy {
     Detach,
     /// As [`Detach`](Self::Detach), and the response's body is read to its end, also when the client
     /// disconnects while it is sent. For an inner service that needs the complete body, for example a
-    /// cache. Do not use it for event streams, which never end. Responses to HEAD have no body to read.
+    /// cache. Do not use it for event streams, which never end. Responses to HEAD, and those that begin a
+    /// tunnel, have no body to read.
     Finish,
 }
 
@@ -202,7 +203,8 @@ impl Future for ResponseFuture {
         };
         drop(work);
         let response = answer?;
-        Poll::Ready(Ok(if self.policy == Policy::Finish && !response.body().is_complete() {
+        let has_body = !response.body().is_complete() && !begins_tunnel(&response);
+        Poll::Ready(Ok(if self.policy == Policy::Finish && has_body {
             let (request, detached) = (self.request.clone(), self.detached.clone());
             response.map(|body| Body::segmented(Finishing { body: Some(body), request, detached }))
         } else {
@@ -220,8 +222,11 @@ impl Drop for ResponseFuture {
         };
         if let Some(work) = self.work.take() {
             self.detached.spawn(std::mem::take(&mut self.request), async move {
-                let body = work.await?.into_body();
-                if finish { detached::read_to_end(body).await } else { Ok(()) }
+                let response = work.await?;
+                if finish && !begins_tunnel(&response) {
+                    return detached::read_to_end(response.into_body()).await;
+                }
+                Ok(())
             });
         }
     }
@@ -244,6 +249,12 @@ impl Segments for Finishing {
             self.body = Some(body);
         }
         segment
+    }
+
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(body) = &mut self.body {
+            body.drive(cx);
+        }
     }
 
     fn is_end(&self) -> bool {

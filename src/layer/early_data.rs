@@ -76,7 +76,11 @@ impl HeadFilter for EarlyDataLayer {
         if passes || !head.headers.contains_key("early-data") {
             return Ok(());
         }
-        Err(Box::new(problem::response(StatusCode::TOO_EARLY, None, Format::of(&head.headers))))
+        Err(Box::new(problem::response(
+            StatusCode::TOO_EARLY,
+            None,
+            Format::of(&head.method, &head.headers),
+        )))
     }
 }
 

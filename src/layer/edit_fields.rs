@@ -6,7 +6,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, header, request};
 use tower_layer::Layer;
 
 use super::filter::{Filtered, HeadFilter};
-use crate::{body::Body, semantics::lookalike::is_lookalike};
+use crate::{
+    body::Body,
+    semantics::lookalike::{self, is_lookalike},
+};
 
 /// Fields of responses that reveal the software of the application.
 const REVEALING: [&str; 7] = [
@@ -84,14 +87,16 @@ impl EditFieldsLayer {
         Arc::make_mut(&mut self.0)
     }
 
-    /// Sets a field of requests. Replaces all fields with this name.
+    /// Sets a field of requests. Replaces all fields with this name, and removes those that [CGI confuses](lookalike) with it,
+    /// such as `X_User` for `X-User`.
     #[must_use]
     pub fn set_in_request(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.edits().request.push(Edit::Set(name, value));
         self
     }
 
-    /// Removes a field of requests, for example one that only inner layers may set.
+    /// Removes a field of requests, for example one that only inner layers may set, and fields that [CGI confuses](lookalike)
+    /// with it, such as `X_User` for `X-User`.
     #[must_use]
     pub fn remove_from_request(mut self, name: HeaderName) -> Self {
         self.edits().request.push(Edit::Remove(name));
@@ -167,7 +172,12 @@ impl HeadFilter for EditFieldsLayer {
             let names: Vec<_> = head.headers.keys().filter(|n| is_lookalike(n)).cloned().collect();
             names.iter().for_each(|name| drop(head.headers.remove(name)));
         }
-        request.iter().for_each(|edit| edit.apply(&mut head.headers));
+        for edit in request {
+            if let Edit::Set(name, _) | Edit::Remove(name) = edit {
+                lookalike::strip_of(&mut head.headers, name);
+            }
+            edit.apply(&mut head.headers);
+        }
         Ok(())
     }
 
@@ -208,6 +218,33 @@ mod tests {
         *response.headers_mut() = map(&[("c", "0"), ("d", "0"), ("e", "0")]);
         let response = layer.on_response((), response);
         assert_eq!(*response.headers(), map(&[("c", "2"), ("d", "0"), ("e", "4")]));
+    }
+
+    #[test]
+    fn fields_that_cgi_confuses_with_an_edited_one_are_removed_from_requests() {
+        let value = HeaderValue::from_static;
+        let layer = EditFieldsLayer::new()
+            .set_in_request(name("x-user"), value("1"))
+            .remove_from_request(name("x-user_id"))
+            .remove_from_request(name("x-a-b"))
+            .set_in_response(name("x-user"), value("2"));
+        let (mut head, ()) = http::Request::new(()).into_parts();
+        head.headers = map(&[
+            ("x_user", "0"),
+            ("x.user", "0"),
+            ("x-users", "0"),
+            ("x-user_id", "0"),
+            ("x_user_id", "0"),
+            ("x-user-id", "0"),
+            ("x_a-b", "0"),
+        ]);
+        layer.on_request(&mut head).unwrap();
+        let left = [("x-user", "1"), ("x-users", "0"), ("x-user-id", "0")];
+        assert_eq!(head.headers, map(&left));
+        let mut response = Response::new(Body::empty());
+        *response.headers_mut() = map(&[("x_user", "0")]);
+        let response = layer.on_response((), response);
+        assert_eq!(*response.headers(), map(&[("x_user", "0"), ("x-user", "2")]));
     }
 
     #[test]

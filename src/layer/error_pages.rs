@@ -3,18 +3,37 @@
 use std::{collections::HashMap, ops::RangeInclusive, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Response, header, request};
+use http::{HeaderName, HeaderValue, Method, Response, header, request};
 use tower_layer::Layer;
 
 use super::filter::{Filtered, HeadFilter};
 use crate::{body::Body, semantics::negotiate::prefers};
 
-/// Replaces the content of error responses by HTML pages, for clients that prefer HTML to JSON. Other clients get the
-/// response unchanged.
+/// Fields that describe the replaced content.
+const REPLACED_FIELDS: [HeaderName; 14] = [
+    header::ACCEPT_RANGES,
+    header::CONTENT_DISPOSITION,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LANGUAGE,
+    header::CONTENT_LENGTH,
+    header::CONTENT_LOCATION,
+    header::CONTENT_RANGE,
+    header::ETAG,
+    header::LAST_MODIFIED,
+    header::TRAILER,
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("digest"),
+    HeaderName::from_static("repr-digest"),
+];
+
+/// Replaces the content of error responses by HTML pages, for clients that prefer HTML to JSON, such as browsers that load a
+/// page. Other clients, such as curl and the scripts of a page, which accept `*/*`, get the response unchanged, unless
+/// [`for_all_clients`](Self::for_all_clients) is on.
 ///
 /// Belongs outside [`RescueLayer`](super::RescueLayer), which turns errors into responses. Keeps the status and all fields
-/// except those that describe the replaced content. With [`keep_html`](Self::keep_html), error pages of the application are
-/// kept.
+/// except those that describe the replaced content. `Accept` is added to the `Vary` of every response with a page, unless all
+/// clients get it. With [`keep_html`](Self::keep_html), error pages of the application are kept.
 ///
 /// ```
 /// use tower::{Layer, ServiceExt, service_fn};
@@ -38,6 +57,7 @@ use crate::{body::Body, semantics::negotiate::prefers};
 pub struct ErrorPagesLayer {
     pages: Arc<HashMap<u16, Bytes>>,
     keeps_html: bool,
+    for_all_clients: bool,
 }
 
 /// The service of [`ErrorPagesLayer`].
@@ -78,6 +98,14 @@ impl ErrorPagesLayer {
         self.keeps_html = on;
         self
     }
+
+    /// Replaces the content for every client, whatever its `Accept`, so that no client sees the details in the errors of the
+    /// application, as with nginx's `proxy_intercept_errors`. Off by default, since the clients of an API need its own errors.
+    #[must_use]
+    pub fn for_all_clients(mut self, on: bool) -> Self {
+        self.for_all_clients = on;
+        self
+    }
 }
 
 impl<S> Layer<S> for ErrorPagesLayer {
@@ -107,25 +135,23 @@ impl HeadFilter for ErrorPagesLayer {
         let Some(page) = self.pages.get(&response.status().as_u16()) else { return response };
         let content_type = response.headers().get(header::CONTENT_TYPE);
         let is_html = content_type.is_some_and(|t| t.as_bytes().starts_with(b"text/html"));
-        if !client.prefers_html || (self.keeps_html && is_html) {
+        if self.keeps_html && is_html {
             return response;
         }
-        let (mut parts, _) = response.into_parts();
-        for name in [
-            header::CONTENT_LENGTH,
-            header::CONTENT_ENCODING,
-            header::CONTENT_LANGUAGE,
-            header::CONTENT_RANGE,
-            header::ACCEPT_RANGES,
-            header::ETAG,
-            header::LAST_MODIFIED,
-        ] {
+        let (mut parts, body) = response.into_parts();
+        if !self.for_all_clients {
+            // Appended, since the response may vary by other fields too. Also for the unchanged response, which a cache must
+            // not send to a client that prefers the page.
+            parts.headers.append(header::VARY, HeaderValue::from_static("accept"));
+            if !client.prefers_html {
+                return Response::from_parts(parts, body);
+            }
+        }
+        for name in REPLACED_FIELDS {
             parts.headers.remove(name);
         }
         let html = HeaderValue::from_static("text/html; charset=utf-8");
         parts.headers.insert(header::CONTENT_TYPE, html);
-        // Appended, since the response may vary by other fields too.
-        parts.headers.append(header::VARY, HeaderValue::from_static("accept"));
         if client.is_head {
             parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(page.len()));
             return Response::from_parts(parts, Body::empty());
@@ -157,10 +183,13 @@ mod tests {
             .header("content-length", "3")
             .header("content-encoding", "gzip")
             .header("etag", "\"e\"")
+            .header("content-disposition", "attachment")
+            .header("repr-digest", "sha-256=:AA==:")
             .header("retry-after", "9");
         let response = apply(&layer, "GET", response);
-        let names: Vec<_> = response.headers().keys().map(|name| name.as_str()).collect();
-        assert_eq!(names, ["retry-after", "content-type", "vary"]);
+        let mut names: Vec<_> = response.headers().keys().map(|name| name.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["content-type", "retry-after", "vary"]);
         assert_eq!(response.body().as_bytes().unwrap(), "page");
         let head = apply(&layer, "HEAD", Response::builder().status(500));
         assert!(head.body().as_bytes().is_none_or(|body| body.is_empty()));
@@ -176,5 +205,20 @@ mod tests {
         assert!(!own(html()));
         let kept = apply(&layer.clone().keep_html(true), "GET", html());
         assert_eq!(kept.body().as_bytes().unwrap(), "own");
+        assert!(!kept.headers().contains_key("vary"));
+    }
+
+    #[test]
+    fn response_that_another_client_gets_as_a_page_varies_by_accept() {
+        let layer = ErrorPagesLayer::new().page(404, "page");
+        let client = Client { prefers_html: false, is_head: false };
+        let response = |status| Response::builder().status(status).body(Body::from("own")).unwrap();
+        let unchanged = layer.on_response(client, response(404));
+        assert_eq!(unchanged.body().as_bytes().unwrap(), "own");
+        assert_eq!(unchanged.headers()["vary"], "accept");
+        let replaced = layer.clone().for_all_clients(true).on_response(client, response(404));
+        assert_eq!(replaced.body().as_bytes().unwrap(), "page");
+        assert!(!replaced.headers().contains_key("vary"));
+        assert!(!layer.on_response(client, response(410)).headers().contains_key("vary"));
     }
 }

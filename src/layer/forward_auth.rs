@@ -17,7 +17,12 @@ use crate::{
     body::{Body, HttpBody},
     error::BoxError,
     peer::{Deadline, Peer},
-    semantics::{hop, target::OriginalUri},
+    semantics::{
+        forwarded::{AuthorizedRequest, X_FORWARDED_METHOD, X_FORWARDED_URI},
+        hop, lookalike,
+        target::OriginalUri,
+    },
+    service::Readiness,
 };
 
 /// The fields that are not copied to the subrequest, since they describe the content or apply to the original resource.
@@ -36,8 +41,6 @@ const NOT_SENT: [HeaderName; 12] = [
     header::MAX_FORWARDS,
 ];
 
-const METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
-const URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const CLIENT: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -47,14 +50,21 @@ const CLIENT: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// function.
 ///
 /// The subrequest is a GET for [the given path](Self::new), with the fields of the request, without its content, and with
-/// `X-Forwarded-Method`, `-Proto`, `-Host`, `-Uri` and `-For`.
+/// `X-Forwarded-Method`, `-Proto`, `-Host`, `-Uri` and `-For`. An upstream or a worker pool keeps them, whatever it
+/// [trusts](crate::semantics::forwarded::Trust) in other requests. `X-Forwarded-Uri` is the target as the client sent it: an
+/// authorization service that decides by the path must decode it, as `/%61dmin` is `/admin`. Fields that the client names in
+/// `Connection` are removed from both requests, since an upstream server would not receive them.
 /// - A 2xx allows the request. The fields set by [`copy`](Self::copy) are copied from this response to the request; a client
 ///   cannot set them itself.
 /// - Any other response is sent to the client, for example a redirect to a login page, or a 401.
 /// - An error of the authorization service is returned as the error of the request.
 ///
-/// The request's [`Deadline`] applies to the subrequest too. The readiness of the inner service is awaited after the
-/// subrequest, so that no permit is held during it. The layer belongs outside buffers, since it does not need the content.
+/// A cache inside of this layer stores the responses for all clients that are allowed: a response for one of them needs
+/// `Cache-Control: private`, or `Vary` with a copied field.
+///
+/// The request's [`Deadline`] applies to the subrequest too, and to both waits for readiness. That of the inner service is
+/// awaited after the subrequest, so that no permit is held during it. The layer belongs outside buffers, since it does not need
+/// the content.
 ///
 /// ```
 /// use http::HeaderName;
@@ -104,7 +114,8 @@ impl<A> ForwardAuthLayer<A> {
         Self { authorizer, options: Arc::new(Options { path, copied: Vec::new() }) }
     }
 
-    /// Copies a field of the authorization response to the request. Fields of this name from the client are removed.
+    /// Copies a field of the authorization response to the request. Fields of this name from the client are removed, and fields
+    /// that [CGI confuses](lookalike) with it, such as `X_User` for `X-User`.
     #[must_use]
     pub fn copy(mut self, name: HeaderName) -> Self {
         Arc::make_mut(&mut self.options).copied.push(name);
@@ -148,15 +159,19 @@ where
         let ForwardAuthLayer { mut authorizer, options } = self.layer.clone();
         ResponseFuture(Box::pin(async move {
             let mut request = request;
+            // Both services decide by the same fields. The server has removed them, unless it is that of another crate.
+            hop::remove_named(request.headers_mut());
             let subrequest = options.subrequest(&request);
-            poll_fn(|cx| authorizer.poll_ready(cx)).await.map_err(Into::into)?;
+            let mut readiness = Readiness::new(request.extensions());
+            poll_fn(|cx| readiness.poll(&mut authorizer, cx)).await?;
             let authorization = authorizer.call(subrequest).await.map_err(Into::into)?;
             if !authorization.status().is_success() {
                 return Ok(authorization.map(Body::new));
             }
             options.copy(authorization.headers(), request.headers_mut());
             drop(authorization);
-            poll_fn(|cx| inner.poll_ready(cx)).await.map_err(Into::into)?;
+            poll_fn(|cx| readiness.poll(&mut inner, cx)).await?;
+            drop(readiness);
             let response = inner.call(request).await.map_err(Into::into)?;
             Ok(response.map(Body::new))
         }))
@@ -168,8 +183,11 @@ impl Options {
     fn subrequest<B>(&self, request: &Request<B>) -> Request<Body> {
         let mut headers = request.headers().clone();
         hop::strip(&mut headers);
-        for name in NOT_SENT.iter().chain(&self.copied) {
+        for name in &NOT_SENT {
             headers.remove(name);
+        }
+        for name in &self.copied {
+            lookalike::remove(&mut headers, name);
         }
         let original = request.extensions().get::<OriginalUri>();
         let uri = original.map_or_else(|| request.uri(), |OriginalUri(uri)| uri);
@@ -182,13 +200,8 @@ impl Options {
             Some(authority) => Some(authority.as_str().to_owned()),
             None => request.headers().get(header::HOST).and_then(|h| Some(h.to_str().ok()?.into())),
         };
-        for (name, value) in [
-            (METHOD, Some(request.method().as_str().to_owned())),
-            (URI, Some(target.to_owned())),
-            (HOST, host),
-            (PROTO, scheme),
-            (CLIENT, client),
-        ] {
+        let authorized = AuthorizedRequest::new(request.method(), target);
+        for (name, value) in [(HOST, host), (PROTO, scheme), (CLIENT, client)] {
             // The client's own values are removed even if there is no new one.
             headers.remove(&name);
             let value = value.and_then(|value| HeaderValue::from_str(&value).ok());
@@ -196,11 +209,16 @@ impl Options {
                 headers.insert(name, value);
             }
         }
+        for name in [X_FORWARDED_METHOD, X_FORWARDED_URI] {
+            headers.remove(name);
+        }
+        authorized.add_fields(&mut headers);
         let mut subrequest = Request::new(Body::empty());
         *subrequest.method_mut() = Method::GET;
         *subrequest.uri_mut() = self.path.clone();
         *subrequest.headers_mut() = headers;
         let extensions = subrequest.extensions_mut();
+        extensions.insert(authorized);
         if let Some(peer) = peer {
             extensions.insert(peer.clone());
         }
@@ -213,7 +231,7 @@ impl Options {
     /// Copies fields from the authorization response to the request.
     fn copy(&self, authorization: &HeaderMap, request: &mut HeaderMap) {
         for name in &self.copied {
-            request.remove(name);
+            lookalike::remove(request, name);
             for value in authorization.get_all(name) {
                 request.append(name, value.clone());
             }
@@ -279,12 +297,13 @@ mod tests {
             ("host", "site.example"),
             ("cookie", "c=1"),
             ("content-length", "7"),
-            ("connection", "x-hop"),
+            ("connection", "x-hop, x-user"),
             ("x-hop", "1"),
             ("if-none-match", "*"),
             ("x-forwarded-for", "10.0.0.1"),
             ("x-forwarded-method", "GET"),
             ("x-user", "mallory"),
+            ("x_user", "mallory"),
         ] {
             request = request.header(name, value);
         }
@@ -315,6 +334,9 @@ mod tests {
         assert_eq!(response.unwrap().body().as_bytes().unwrap(), "app");
         // The client's field is removed although the authorization response does not have it.
         assert!(!seen[0].contains_key(USER) && seen[0]["content-length"] == "7");
+        assert!(!seen[0].contains_key("x_user"));
+        // A copied field would be removed from a forwarded request if `Connection` still named it.
+        assert!(!seen[0].contains_key("x-hop") && !seen[0].contains_key("connection"));
     }
 
     #[tokio::test]

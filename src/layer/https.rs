@@ -9,7 +9,7 @@ use std::{
 };
 
 use http::{
-    HeaderMap, HeaderValue, Method, Response, StatusCode,
+    HeaderMap, HeaderValue, Method, Response, StatusCode, Uri,
     header::{HOST, LOCATION, STRICT_TRANSPORT_SECURITY},
     uri::Scheme,
 };
@@ -22,10 +22,14 @@ use crate::{
     HttpService, Request,
     body::{Body, HttpBody},
     peer::Peer,
-    semantics::problem::{self, Format},
+    semantics::{
+        problem::{self, Format},
+        target::OriginalUri,
+    },
 };
 
-/// The usual `max-age` of HSTS: one year, the minimum of the browsers' preload lists.
+/// The usual `max-age` of HSTS: one year. The browsers' preload list demands as much, and also `includeSubDomains` and
+/// `preload`, which a service can set by a field of its own.
 pub const HSTS_MAX_AGE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Wraps a service in [`Https`].
@@ -72,7 +76,9 @@ impl<S> Layer<S> for HttpsLayer {
 /// The scheme is that of the request's [`Peer`], so behind a proxy that terminates TLS this layer must be inside of
 /// [`TrustedProxyLayer`](crate::layer::TrustedProxyLayer). GET and HEAD are redirected with 301, other methods with
 /// 308, which preserves them. A request without `Host` is answered with 400. Requests below
-/// `/.well-known/acme-challenge/` are served, since ACME sends them over plain HTTP (RFC 8555 section 8.3).
+/// `/.well-known/acme-challenge/` are served, since ACME sends them over plain HTTP (RFC 8555 section 8.3). The redirect is to
+/// the target that the client sent, also inside of a nested router. The scheme of an absolute target does not count, so
+/// `GET https://a/` over plain HTTP is redirected too (RFC 9110 section 7.4).
 ///
 /// One stack serves both ports:
 ///
@@ -110,7 +116,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let scheme = request.extensions().get::<Peer>().map(Peer::scheme);
         let is_https = scheme == Some(Scheme::HTTPS);
-        let path = request.uri().path();
+        let path = client_uri(&request).path();
         if !is_https && !path.starts_with("/.well-known/acme-challenge/") {
             self.inner = self.inner.clone(); // releases what `poll_ready` has reserved
             let redirect = CalledOrAnswered::answered(self.layer.redirect(&request));
@@ -124,7 +130,7 @@ where
 impl HttpsLayer {
     fn redirect<B>(&self, request: &Request<B>) -> Response<Body> {
         let Some(location) = self.location(request) else {
-            let format = Format::of(request.headers());
+            let format = Format::of(request.method(), request.headers());
             return problem::response(StatusCode::BAD_REQUEST, Some("no valid Host"), format);
         };
         let mut response = Response::new(Body::empty());
@@ -137,9 +143,10 @@ impl HttpsLayer {
     }
 
     fn location<B>(&self, request: &Request<B>) -> Option<HeaderValue> {
-        let host = host(request.headers())
-            .or_else(|| request.uri().authority().map(|authority| authority.host()))?;
-        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let uri = client_uri(request);
+        // The host of an absolute target overrides `Host` (RFC 9112 section 3.2.2).
+        let host = uri.host().or_else(|| host(request.headers()))?;
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
         let path = if path.starts_with('/') { path } else { "/" };
         let location = match self.port {
             None => format!("https://{host}{path}"),
@@ -147,6 +154,11 @@ impl HttpsLayer {
         };
         HeaderValue::from_str(&location).ok()
     }
+}
+
+/// Returns the target that the client sent, before a router or a rewrite has changed it.
+fn client_uri<B>(request: &Request<B>) -> &Uri {
+    request.extensions().get::<OriginalUri>().map_or_else(|| request.uri(), |OriginalUri(uri)| uri)
 }
 
 /// Returns the host of `Host` without its port. It must be a valid host, since it becomes part of a `Location`.
@@ -226,6 +238,24 @@ mod tests {
             assert_eq!(response.status(), status);
             assert_eq!(response.headers()[LOCATION], location);
             assert!(!response.headers().contains_key(STRICT_TRANSPORT_SECURITY));
+        }
+    }
+
+    #[tokio::test]
+    async fn redirect_is_to_the_target_that_the_client_sent() {
+        for (uri, original, location) in [
+            ("/x?y", Some("/a/x?y"), "https://host/a/x?y"),
+            ("/", Some("/a"), "https://host/a"),
+            ("/x", Some("http://target:81/a/x"), "https://target/a/x"),
+            // RFC 9112 section 3.2.2.
+            ("http://target:81/x", None, "https://target/x"),
+        ] {
+            let mut request = Request::builder().uri(uri).header(HOST, "host");
+            if let Some(original) = original {
+                request = request.extension(OriginalUri(original.parse().unwrap()));
+            }
+            let response = send(HttpsLayer::new(), Peer::memory(), request).await;
+            assert_eq!(response.headers()[LOCATION], location, "{uri}");
         }
     }
 

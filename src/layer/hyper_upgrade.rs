@@ -125,7 +125,7 @@ where
             }
             Err(TooManyTunnels) => {
                 self.inner = self.inner.clone(); // releases what `poll_ready` has reserved
-                let format = Format::of(request.headers());
+                let format = Format::of(request.method(), request.headers());
                 let status = http::StatusCode::SERVICE_UNAVAILABLE;
                 let refused = problem::response(status, None, format);
                 ResponseFuture(State::Refused(Some(Box::new(refused))))

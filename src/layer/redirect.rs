@@ -8,13 +8,14 @@ use tower_layer::Layer;
 use super::filter::{Filtered, HeadFilter};
 use crate::{
     body::Body,
-    semantics::target::{InvalidPattern, OriginalUri, PathPattern},
+    semantics::target::{InvalidPattern, OriginalUri, PathPattern, RewrittenPath},
 };
 
 /// Redirects requests whose path matches a pattern. The first matching pattern applies.
 ///
 /// The query of the request is appended to the target, after the target's own query. A request whose path would turn the
-/// target into a URL of another host is passed on.
+/// target into a URL of another host is passed on. Inside of a nested router patterns see the path below its prefix, and targets
+/// are paths of the whole site.
 ///
 /// ```
 /// use http::StatusCode;
@@ -103,12 +104,12 @@ impl RewritePathLayer {
         Self::default()
     }
 
-    /// Rewrites paths that match the [pattern](PathPattern) `from` to `to`.
+    /// Rewrites paths that match the [pattern](PathPattern) `from` to `to`, a path with an optional query.
     ///
     /// # Errors
-    /// [`InvalidPattern`] if `from` or `to` is malformed.
+    /// [`InvalidPattern`] if `from` or `to` is malformed, or `to` is a URL or has a fragment.
     pub fn rewrite(mut self, from: &str, to: &str) -> Result<Self, InvalidPattern> {
-        Arc::make_mut(&mut self.0).push(PathPattern::new(from, to)?);
+        Arc::make_mut(&mut self.0).push(PathPattern::new_path(from, to)?);
         Ok(self)
     }
 
@@ -121,10 +122,13 @@ impl RewritePathLayer {
     }
 }
 
+/// Appends a query to a target, before its fragment.
 fn with_query(mut target: String, query: Option<&str>) -> String {
     if let Some(query) = query {
+        let fragment = target.split_off(target.find('#').unwrap_or(target.len()));
         target.push(if target.contains('?') { '&' } else { '?' });
         target.push_str(query);
+        target.push_str(&fragment);
     }
     target
 }
@@ -166,6 +170,7 @@ impl HeadFilter for RewritePathLayer {
             if head.extensions.get::<OriginalUri>().is_none() {
                 head.extensions.insert(OriginalUri(original));
             }
+            head.extensions.insert(RewrittenPath);
         }
         Ok(())
     }
@@ -181,11 +186,14 @@ mod tests {
             .redirect(StatusCode::FOUND, "/a/{x}", "/first/{x}?y=1")
             .unwrap()
             .redirect(StatusCode::PERMANENT_REDIRECT, "/a/{*rest}", "/second/{rest}")
+            .unwrap()
+            .redirect(StatusCode::FOUND, "/f", "/third#part")
             .unwrap();
         for (uri, want) in [
             ("/a/1?z=2", Some((302, "/first/1?y=1&z=2"))),
             ("/a/1/2?z", Some((308, "/second/1/2?z"))),
             ("http://evil.example/a/1", Some((302, "/first/1?y=1"))),
+            ("/f?z", Some((302, "/third?z#part"))),
             ("/b", None),
             ("*", None),
         ] {
@@ -204,5 +212,12 @@ mod tests {
         assert_eq!(head.uri, "http://h.example:81/b/x?q");
         assert!(layer.on_request(&mut head).is_ok());
         assert_eq!(head.extensions.get::<OriginalUri>().unwrap().0, "http://h.example:81/a/x?q");
+    }
+
+    #[test]
+    fn rewrite_to_another_host_or_a_fragment_is_refused() {
+        for target in ["https://h.example/b", "/b#c"] {
+            assert!(RewritePathLayer::new().rewrite("/a", target).is_err(), "{target}");
+        }
     }
 }

@@ -215,7 +215,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let info = RequestInfo::from_request(&request);
-        let accept = Accept::of(request.headers());
+        let accept = Accept::of(request.method(), request.headers());
         let state = match self.ready_error.take() {
             Some(e) => State::Failed(Some(e)),
             None => State::Inner(self.inner.call(request)),

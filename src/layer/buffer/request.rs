@@ -25,6 +25,7 @@ use crate::{
     budget::BudgetExhausted,
     error::{BoxError, Error, Kind},
     net::process_budget,
+    service::Readiness,
 };
 
 /// The default largest body, 1 MiB, as nginx's `client_max_body_size`. Memory is taken as the bytes
@@ -186,10 +187,10 @@ where
         let service = self.inner.clone();
         let state = match self.options.admit(&request) {
             Err(e) => State::Refused(Some(e)),
-            Ok(Admitted::Complete) => State::Ready { service, request: Some(request) },
+            Ok(Admitted::Complete) => State::ready(service, request),
             Ok(Admitted::Streamed) => {
                 let request = request.map(|b| Limited::wrap(b, self.options.max_body));
-                State::Ready { service, request: Some(request) }
+                State::ready(service, request)
             }
             Ok(Admitted::Incomplete) => State::Collecting {
                 service: Some(service),
@@ -263,8 +264,16 @@ enum State<S, F> {
     Ready {
         service: S,
         request: Option<Request>,
+        readiness: Readiness,
     },
     Called(#[pin] F),
+}
+
+impl<S, F> State<S, F> {
+    fn ready(service: S, request: Request) -> Self {
+        let readiness = Readiness::new(request.extensions());
+        Self::Ready { service, request: Some(request), readiness }
+    }
 }
 
 impl<S: HttpService> Future for ResponseFuture<S> {
@@ -278,12 +287,12 @@ impl<S: HttpService> Future for ResponseFuture<S> {
                     return Poll::Ready(Err(e.take().expect("not polled after its end")));
                 }
                 StateProj::Collecting { service, collect } => {
-                    let request = Some(ready!(collect.poll(cx))?);
+                    let request = ready!(collect.poll(cx))?;
                     let service = service.take().expect("a body ends once");
-                    State::Ready { service, request }
+                    State::ready(service, request)
                 }
-                StateProj::Ready { service, request } => {
-                    ready!(service.poll_ready(cx)).map_err(Into::into)?;
+                StateProj::Ready { service, request, readiness } => {
+                    ready!(readiness.poll(service, cx))?;
                     State::Called(service.call(request.take().expect("called once")))
                 }
                 StateProj::Called(f) => return f.poll(cx).map_err(Into::into),

@@ -279,6 +279,14 @@ impl Spill {
 
 impl Drop for Spill {
     fn drop(&mut self) {
+        if let Some(PendingWrite { mut written, .. }) = self.writing.take() {
+            // From here on the thread that writes keeps its handle. A result that it has sent before is taken, since its file
+            // must not be closed here.
+            written.close();
+            if let Ok((_, _, Ok(file))) = written.try_recv() {
+                self.file = Some(file);
+            }
+        }
         close_on(self.pool, self.file.take());
     }
 }

@@ -142,7 +142,7 @@ async fn request_beyond_the_budget_is_refused_and_releases_its_share() {
             Some(want) => assert_eq!(kind(&answer.unwrap_err()), want, "{budget:?}"),
         }
         // A running write ends on its own, perhaps a little later.
-        tokio::time::timeout(Duration::from_secs(20), async {
+        tokio::time::timeout(Duration::from_secs(60), async {
             while !is_free(&budget) {
                 yield_now().await;
             }
@@ -239,9 +239,9 @@ async fn response_buffer_frees_service_of_slow_client_with_little_memory() {
     let body = Body::new(Tells(trickle(data.clone(), 5), Some(tx)));
     let layer = ResponseBufferLayer::new().budget(budget.clone());
     let out = through(layer, body).await;
-    tokio::time::timeout(Duration::from_secs(20), dropped).await.expect("it is held").unwrap();
+    tokio::time::timeout(Duration::from_secs(60), dropped).await.expect("it is held").unwrap();
     // When all is written, the usage stays until the body is read.
-    tokio::time::timeout(Duration::from_secs(20), async {
+    tokio::time::timeout(Duration::from_secs(60), async {
         while budget.usage().memory + budget.usage().disk != 3 << 20 {
             yield_now().await;
         }
@@ -304,8 +304,8 @@ async fn disconnected_client_returns_its_share_of_the_budget() {
             out.frame().await.unwrap().unwrap();
         }
         drop(out);
-        tokio::time::timeout(Duration::from_secs(20), dropped).await.expect("it is held").unwrap();
-        tokio::time::timeout(Duration::from_secs(20), async {
+        tokio::time::timeout(Duration::from_secs(60), dropped).await.expect("it is held").unwrap();
+        tokio::time::timeout(Duration::from_secs(60), async {
             while !is_free(&budget) {
                 yield_now().await; // a batch that is being written holds its share
             }

@@ -118,6 +118,10 @@ impl Segments for Encoded {
         Poll::Ready(self.trailers.take().map(|trailers| Ok(Segment::Trailers(trailers))))
     }
 
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        self.body.drive(cx);
+    }
+
     fn is_end(&self) -> bool {
         self.is_finished && self.trailers.is_none()
     }

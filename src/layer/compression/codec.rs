@@ -99,7 +99,9 @@ impl Encoder {
 pub(in crate::layer) struct Decoder {
     inner: Box<dyn DecodeV2 + Send>,
     is_gzip: bool,
-    /// Whether the end of the encoded content was read.
+    /// Whether the content may have several members (RFC 1952 section 2.2), or frames (RFC 8878 section 3).
+    has_members: bool,
+    /// Whether the end of a member was read.
     is_done: bool,
     /// Whether the last step has filled its output, so that more may follow without input.
     has_more: bool,
@@ -118,14 +120,15 @@ impl Decoder {
             }
         };
         let is_gzip = coding == Coding::Gzip;
-        Some(Self { inner, is_gzip, is_done: false, has_more: false })
+        let has_members = coding != Coding::Brotli;
+        Some(Self { inner, is_gzip, has_members, is_done: false, has_more: false })
     }
 
     /// Decodes from `input` until `out` has at least `limit` bytes or the input is used up. Returns the number of
     /// bytes that were used.
     ///
     /// # Errors
-    /// The input is malformed, or bytes follow its end.
+    /// The input is malformed, or bytes follow its end that are not another member.
     pub(in crate::layer) fn decode(
         &mut self,
         input: &[u8],
@@ -135,12 +138,14 @@ impl Decoder {
         let mut input = PartialBuffer::new(input);
         while out.len() < limit {
             if self.is_done {
-                let is_empty = input.unwritten().is_empty();
-                return if is_empty {
-                    Ok(input.written_len())
-                } else {
-                    Err(malformed("bytes follow the encoded content"))
-                };
+                if input.unwritten().is_empty() {
+                    break;
+                }
+                if !self.has_members {
+                    return Err(malformed("bytes follow the encoded content"));
+                }
+                self.inner.reinit()?;
+                (self.is_done, self.has_more) = (false, false);
             }
             let has_input = !input.unwritten().is_empty();
             if !has_input && !self.has_more {
@@ -162,7 +167,7 @@ impl Decoder {
         Ok(input.written_len())
     }
 
-    /// Returns whether the content is complete.
+    /// Returns whether the content is complete, unless another member follows.
     pub(in crate::layer) fn is_done(&self) -> bool {
         self.is_done
     }

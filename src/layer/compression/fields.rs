@@ -7,14 +7,20 @@ use http::{
     },
 };
 
-use crate::semantics::{etag::ETag, negotiate::Coding};
+use crate::semantics::{
+    etag::{self, ETag},
+    negotiate::Coding,
+};
 
 /// Returns whether a response with this status and these fields may be encoded.
 pub(super) fn can_be_encoded(status: StatusCode, headers: &HeaderMap) -> bool {
     let has_content = !status.is_informational()
         && !matches!(
             status,
-            StatusCode::NO_CONTENT | StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED
+            StatusCode::NO_CONTENT
+                | StatusCode::RESET_CONTENT
+                | StatusCode::PARTIAL_CONTENT
+                | StatusCode::NOT_MODIFIED
         );
     let no_transform = headers.get_all(CACHE_CONTROL).iter().any(|value| {
         value
@@ -62,11 +68,37 @@ pub(super) fn mark_as_encoded(headers: &mut HeaderMap, coding: Coding) {
     if let Some(name) = coding.name() {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static(name));
     }
-    let weak = headers.get(ETAG).and_then(|value| {
-        let etag = ETag::parse(value.as_bytes()).ok().filter(|etag| !etag.is_weak())?;
-        ETag::weak(etag.opaque()).ok().map(ETag::to_value)
-    });
-    if let Some(weak) = weak {
+    if let Some(weak) = strong_etag(headers).and_then(weakened) {
         headers.insert(ETAG, weak);
     }
+}
+
+/// Changes the fields of a 304 to those that the 200 would have (RFC 9110 section 15.4.5), if the client has the encoded
+/// content: `known`, its `If-None-Match`, has the weak form of a strong tag, which comes from [`mark_as_encoded`].
+///
+/// A `Vary` gets `Accept-Encoding` in any case. It replaces that of a cache's response, which has it.
+pub(super) fn mark_not_modified(headers: &mut HeaderMap, known: &[HeaderValue]) {
+    if headers.contains_key(VARY) {
+        add_vary(headers);
+    }
+    let Some(etag) = strong_etag(headers) else { return };
+    let mut is_encoded = false;
+    for tag in known.iter().flat_map(|value| etag::list(value.as_bytes())) {
+        if tag.strong_eq(etag) {
+            return; // it has the identical content, too
+        }
+        is_encoded |= tag.weak_eq(etag);
+    }
+    if let Some(weak) = weakened(etag).filter(|_| is_encoded) {
+        headers.insert(ETAG, weak);
+        add_vary(headers);
+    }
+}
+
+fn strong_etag(headers: &HeaderMap) -> Option<ETag<'_>> {
+    ETag::parse(headers.get(ETAG)?.as_bytes()).ok().filter(|etag| !etag.is_weak())
+}
+
+fn weakened(etag: ETag<'_>) -> Option<HeaderValue> {
+    ETag::weak(etag.opaque()).ok().map(ETag::to_value)
 }

@@ -165,7 +165,7 @@ async fn event_is_sent_before_the_next_one_is_written() {
         for event in ["data: one\n\n", "data: two\n\n", "data: three\n\n"] {
             sender.send(Bytes::from(event)).unwrap();
             while !text.ends_with(event.as_bytes()) {
-                let read = tokio::time::timeout(std::time::Duration::from_secs(20), body.frame());
+                let read = tokio::time::timeout(std::time::Duration::from_secs(60), body.frame());
                 let frame = read.await.expect("the event is held back").unwrap().unwrap();
                 let piece = frame.into_data().unwrap();
                 assert_eq!(decoder.decode(&piece, &mut text, usize::MAX).unwrap(), piece.len());
@@ -200,6 +200,55 @@ async fn trailers_and_errors_of_the_content_pass_through() {
     let got =
         ask(CompressionLayer::new(), &[("accept-encoding", "gzip")], response(&[HTML], body)).await;
     assert!(got.into_body().collect().await.is_err());
+}
+
+#[tokio::test]
+async fn not_modified_response_has_the_fields_of_the_content_that_the_client_has() {
+    for (known, etag, want, varies) in [
+        ("W/\"1\"", "\"1\"", "W/\"1\"", true),
+        ("\"0\", W/\"1\"", "\"1\"", "W/\"1\"", true),
+        ("\"1\"", "\"1\"", "\"1\"", false),
+        ("W/\"1\", \"1\"", "\"1\"", "\"1\"", false),
+        ("W/\"1\"", "W/\"1\"", "W/\"1\"", false),
+        ("W/\"2\"", "\"1\"", "\"1\"", false),
+        ("*", "\"1\"", "\"1\"", false),
+    ] {
+        let request = [("accept-encoding", "gzip"), ("if-none-match", known)];
+        let answer = response(&[("status", "304"), ("etag", etag)], Body::empty());
+        let got = ask(CompressionLayer::new(), &request, answer).await;
+        assert_eq!(got.headers()["etag"], want, "{known} {etag}");
+        assert_eq!(got.headers().contains_key("vary"), varies, "{known} {etag}");
+    }
+    let got = ask(
+        CompressionLayer::new(),
+        &[("if-none-match", "W/\"1\"")],
+        response(&[HTML, ("etag", "\"1\"")], page(100)),
+    )
+    .await;
+    assert_eq!(got.headers()["etag"], "\"1\"", "only in a 304");
+}
+
+#[tokio::test]
+async fn vary_of_not_modified_response_has_accept_encoding() {
+    let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+    for validator in [("etag", "\"1\""), ("etag", "W/\"1\""), ("last-modified", date)] {
+        let answer = response(&[("status", "304"), ("vary", "cookie"), validator], Body::empty());
+        let request = [("accept-encoding", "gzip"), ("if-modified-since", date)];
+        let got = ask(CompressionLayer::new(), &request, answer).await;
+        let vary: Vec<_> = got.headers().get_all("vary").iter().collect();
+        assert_eq!(vary, ["cookie", "accept-encoding"], "{validator:?}");
+    }
+}
+
+#[tokio::test]
+async fn head_of_a_service_that_returns_the_content_has_the_fields_of_get() {
+    let request = &[("method", "HEAD"), ("accept-encoding", "gzip")];
+    let got = ask(CompressionLayer::new(), request, response(&[HTML], page(100))).await;
+    assert_eq!(got.headers()["content-encoding"], "gzip");
+    assert_eq!(got.body().len(), Some(0), "the length of the identity form would be sent");
+    let got = ask(CompressionLayer::new(), request, response(&[HTML], page(1))).await;
+    assert!(!got.headers().contains_key("content-encoding"));
+    assert_eq!(got.body().len(), Some(TEXT.len() as u64));
 }
 
 #[tokio::test]

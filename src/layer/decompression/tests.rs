@@ -85,6 +85,34 @@ async fn bomb_is_refused_at_its_bounds() {
 }
 
 #[tokio::test]
+async fn members_of_a_body_are_decoded_one_after_the_other() {
+    let layer = RequestDecompressionLayer::new();
+    let long = "long ".repeat(30_000);
+    let mut members = [&b"some "[..], b"", b"text ", long.as_bytes()].map(gzip).concat();
+    let all = format!("some text {long}");
+    let in_pieces = |bytes: &[u8]| {
+        let (sender, body) = Body::channel(None);
+        for byte in bytes.chunks(1) {
+            sender.send(Bytes::copy_from_slice(byte)).unwrap();
+        }
+        sender.finish(None);
+        body
+    };
+    let ratio = layer.max_ratio(10_000);
+    assert!(send(ratio, "gzip", members.clone().into()).await.unwrap().unwrap() == all);
+    assert!(send(ratio, "gzip", in_pieces(&members)).await.unwrap().unwrap() == all);
+    let zstd = b"\x28\xb5\x2f\xfd\x20\x02\x11\x00\x00hi".repeat(2);
+    assert_eq!(send(layer, "zstd", in_pieces(&zstd)).await.unwrap().unwrap(), "hihi");
+    // The bounds apply to all members together.
+    let body = members.clone().into();
+    assert_eq!(kind(send(ratio.max_decoded(150_000), "gzip", body).await), Kind::TooLarge);
+    members.truncate(members.len() - 1);
+    assert_eq!(kind(send(ratio, "gzip", members.into()).await), Kind::BadRequest);
+    let br = b"\x8b\x00\x80hi\x03".repeat(2);
+    assert_eq!(kind(send(layer, "br", br.into()).await), Kind::BadRequest);
+}
+
+#[tokio::test]
 async fn malformed_body_and_unknown_coding_are_refused() {
     let layer = RequestDecompressionLayer::new();
     let whole = gzip(b"some text");

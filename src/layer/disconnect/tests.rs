@@ -17,7 +17,7 @@ use super::{
     *,
 };
 use crate::{
-    conn::{Config, Http1Config, Transport, h1::server::Connection},
+    conn::{Config, Http1Config, Transport, h1::server::Connection, upgrade},
     net::DrainWatch,
     peer::Peer,
 };
@@ -142,6 +142,27 @@ async fn connected_client_needs_no_task_and_complete_body_keeps_its_kind() {
         assert_eq!(body.as_bytes().unwrap(), "hi");
         drop(body);
         assert!(layer.detached().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn tunnel_that_has_ended_holds_no_permit() {
+    let limit = ConcurrencyLimitLayer::new(1);
+    let layer = DisconnectLayer::finish();
+    let app = AssertReady::new(async |_: Request| {
+        Ok::<_, BoxError>(upgrade::switch("websocket", |stream| async { drop(stream) }))
+    });
+    let mut site = layer.layer(limit.layer(app));
+    for leaves_early in [false, true] {
+        let call = site.ready().await.unwrap().call(Request::default());
+        if leaves_early {
+            drop(call); // before the response: the call continues in a task
+        } else {
+            drop(call.await.unwrap());
+        }
+        // Without a permit it would not become ready.
+        timeout(Duration::from_secs(60), site.ready()).await.expect("it holds its permit").unwrap();
+        layer.detached().ended().await;
     }
 }
 

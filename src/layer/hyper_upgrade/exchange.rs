@@ -41,7 +41,7 @@ where
     S: HttpService<B, Future: Send, Error: Send> + Send + 'static,
     B: HttpBody,
 {
-    let format = Format::of(request.headers());
+    let format = Format::of(request.method(), request.headers());
     let protocol = upgrade::protocol(request.headers()).cloned();
     let (near, far) = tokio::io::duplex(PIPE_BYTES);
     let (sender, mut outcome) = oneshot::channel();

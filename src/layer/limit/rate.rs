@@ -87,7 +87,7 @@ pub struct ClientRateLimitBuilder {
 }
 
 impl ClientRateLimitBuilder {
-    /// Sets how many keys are stored at most. Defaults to [`MAX_KEYS`].
+    /// Sets how many keys are stored at most. Defaults to [`MAX_KEYS`]. With 0 all clients share one bucket.
     pub fn max_keys(mut self, max: usize) -> Self {
         self.max_keys = max;
         self
@@ -155,6 +155,11 @@ impl<K> ClientRateLimitLayer<K> {
     /// The time until the next one is allowed.
     pub(super) fn check(&self, key: &K) -> Result<(), Duration> {
         self.buckets.check(key)
+    }
+
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "for a limit in Redis"))]
+    pub(super) fn quota(&self) -> Quota {
+        self.quota
     }
 
     /// Returns the number of stored keys, including idle ones that are not yet removed.

@@ -28,6 +28,7 @@ use crate::{
     body::{Body, HttpBody},
     error::{BoxError, Error, Kind},
     peer::{IPV6_PREFIX, Peer},
+    service::Readiness,
 };
 
 /// The default timeout of a call to Redis, 10 milliseconds.
@@ -112,7 +113,8 @@ impl SharedRateLimitBuilder {
         self
     }
 
-    /// Sets the maximum number of keys in memory for the limit of this front. Defaults to [`MAX_KEYS`].
+    /// Sets the maximum number of keys in memory for the limit of this front. Defaults to [`MAX_KEYS`]. With 0 all clients
+    /// of this front share one bucket.
     pub fn max_keys(mut self, max: usize) -> Self {
         self.max_keys = max;
         self
@@ -147,7 +149,7 @@ impl SharedRateLimitBuilder {
         let own_key = key.clone();
         let local = ClientRateLimitLayer::builder(rate, per, burst);
         let local = local.max_keys(max_keys).per_key(move |head: &Parts| own_key(head));
-        let store = Store::new(&url, prefix, (rate.max(1), per, burst.max(1)), timeout)?;
+        let store = Store::new(&url, prefix, local.quota(), timeout)?;
         Ok(SharedRateLimitLayer { key, local, store: Arc::new(store) })
     }
 }
@@ -171,7 +173,8 @@ impl<S> Layer<S> for SharedRateLimitLayer {
 /// applies, and the request is not refused. For [`REDIS_PAUSE`], later requests do not call Redis.
 /// [`SharedRateLimitLayer::stats`] counts these requests. A client may then send n times the rate through n fronts.
 ///
-/// Always ready. The readiness of the inner service is awaited after the call to Redis, so that no capacity is held during it.
+/// Always ready. The readiness of the inner service is awaited after the call to Redis, so that no capacity is held during it,
+/// until the request's [`Deadline`](crate::peer::Deadline).
 /// A key in Redis expires when the client may send a full burst again.
 #[derive(Clone)]
 pub struct SharedRateLimit<S> {
@@ -198,7 +201,9 @@ where
         ResponseFuture(Box::pin(async move {
             let (head, body) = request.into_parts();
             limit.check(&head).await?;
-            poll_fn(|cx| inner.poll_ready(cx)).await.map_err(Into::into)?;
+            let mut readiness = Readiness::new(&head.extensions);
+            poll_fn(|cx| readiness.poll(&mut inner, cx)).await?;
+            drop(readiness);
             let response = inner.call(Request::from_parts(head, body)).await;
             Ok(response.map_err(Into::into)?.map(Body::new))
         }))

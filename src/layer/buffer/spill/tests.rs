@@ -129,6 +129,27 @@ fn file_is_closed_on_another_thread_with_the_last_slice() {
     }
 }
 
+#[test]
+fn file_of_a_result_that_was_not_read_is_closed_on_another_thread() {
+    held_pool!(HELD, POOL);
+    let (mut reader, writer) = io::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&reader, true).unwrap();
+    let mut is_closed = move || matches!(io::Read::read(&mut reader, &mut [0]), Ok(0));
+    let budget = Budget::default();
+    let mut spill = Spill::with_pool(&POOL, &budget);
+    let file = Arc::new(File::from(std::os::fd::OwnedFd::from(writer)));
+    spill.file = Some(file.clone());
+    let (sender, written) = oneshot::channel();
+    spill.writing = Some(PendingWrite { written, len: 0 });
+    assert!(sender.send((Vec::new(), budget.memory_lease(), Ok(file))).is_ok());
+    drop(spill);
+    assert!(!is_closed());
+    std::thread::spawn(HELD.lock().unwrap().pop().unwrap());
+    while !is_closed() {
+        std::thread::yield_now();
+    }
+}
+
 #[tokio::test]
 async fn batch_comes_back_if_no_thread_can_be_started() {
     static NONE: LazyLock<BlockingPool> = LazyLock::new(BlockingPool::without_threads);

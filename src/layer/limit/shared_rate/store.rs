@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use governor::Quota;
 use redis::{
     Client, Script,
     aio::{ConnectionManager, ConnectionManagerConfig},
@@ -25,11 +26,16 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// GCRA: the theoretical arrival time of the next request, in microseconds of Redis's clock, is the value of the key.
 /// Returns 0, or the microseconds until a request is allowed.
+///
+/// No request sets it to more than a burst from now. A later time means that the clock was set back, as by a failover to a
+/// server whose clock is late, or that the limit was raised: the client would be refused until then.
 const GCRA: &str = r"
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local interval, tolerance = tonumber(ARGV[1]), tonumber(ARGV[2])
-local arrival = math.max(tonumber(redis.call('GET', KEYS[1]) or now), now)
+local arrival = tonumber(redis.call('GET', KEYS[1]) or now)
+local latest = now + tolerance + interval + 1
+if not (arrival and arrival >= now and arrival <= latest) then arrival = now end
 if arrival - now > tolerance then return math.ceil(arrival - now - tolerance) end
 arrival = arrival + interval
 redis.call('SET', KEYS[1], string.format('%.3f', arrival), 'PX', math.ceil((arrival - now) / 1000) + 1)
@@ -91,17 +97,17 @@ impl Store {
     pub(super) fn new(
         url: &str,
         prefix: String,
-        (rate, per, burst): (u32, Duration, u32),
+        quota: Quota,
         timeout: Duration,
     ) -> Result<Self, SharedLimitError> {
-        let interval = (per.as_secs_f64() * 1e6 / f64::from(rate)).max(1.0);
+        let interval = (quota.replenish_interval().as_secs_f64() * 1e6).max(1.0);
         Ok(Self {
             client: Client::open(url).map_err(SharedLimitError)?,
             connection: OnceLock::new(),
             script: Script::new(GCRA),
             prefix,
             interval,
-            tolerance: interval * f64::from(burst - 1),
+            tolerance: interval * f64::from(quota.burst_size().get() - 1),
             timeout,
             started: Instant::now(),
             paused_until: AtomicU64::new(0),
