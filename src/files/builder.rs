@@ -148,7 +148,7 @@ impl DirBuilder {
     /// without a normal form (`/a/..%2fb`) is a 400.
     ///
     /// A request for a file never waits for `service`. `service` is cloned for each other request, and
-    /// its readiness is awaited inside the response's future.
+    /// its readiness is awaited inside the response's future, until the request's [`Deadline`](crate::peer::Deadline).
     ///
     /// ```
     /// use tower::{ServiceExt, service_fn};
@@ -263,6 +263,23 @@ impl DirBuilder {
         self
     }
 
+    /// Treats files whose name ends in `suffix`, in any case, as missing, also in listings: for a directory in which scripts
+    /// lie beside static files. With [`or`](Self::or), another service runs them. The copies of an editor, such as
+    /// `config.php~`, need suffixes of their own: each call adds one. An empty one has no effect. By default there is none.
+    ///
+    /// ```
+    /// use vestibule::files::{DirBuilder, Embedded};
+    ///
+    /// let files = DirBuilder::backend(Embedded::from_iter([("a.css", ""), ("config.php", "<?php")]));
+    /// let site = files.exclude_suffix(".php").exclude_suffix("~").build();
+    /// # drop(site);
+    /// ```
+    pub fn exclude_suffix(mut self, suffix: impl Into<String>) -> Self {
+        let suffix = Some(suffix.into()).filter(|suffix| !suffix.is_empty());
+        self.options.config.excluded_suffixes.extend(suffix);
+        self
+    }
+
     /// Serves this file with the status 200 for every missing path: the page of a single-page application.
     /// `path` is below the directory, as in `"index.html"`; while there is no such file, responses are 404.
     /// Replaces a [`not_found_page`](Self::not_found_page).
@@ -340,8 +357,8 @@ impl DirBuilder {
         self
     }
 
-    /// Sets the maximum size of the cache in bytes of paths and content. Defaults to 16 MiB. Only files of up
-    /// to 32 KiB are held in memory.
+    /// Sets the maximum size of the cache in bytes of paths and content. Defaults to 16 MiB. Zero caches nothing. Only
+    /// files of up to 32 KiB are held in memory.
     pub fn cache_bytes(mut self, max: usize) -> Self {
         self.options.limits.bytes = max;
         self

@@ -102,7 +102,7 @@ impl Entry {
         if config.listing
             && let Lookup::Directory = view.lookup(directory)?
         {
-            return Listing::read(view, directory, config.hidden).map(Self::Listing);
+            return Listing::read(view, directory, config).map(Self::Listing);
         }
         Ok(Self::Missing)
     }
@@ -114,6 +114,7 @@ impl Entry {
         config: &LookupConfig,
     ) -> io::Result<Self> {
         Ok(match view.lookup(path)? {
+            Lookup::File(_) if config.is_excluded(path.as_bytes()) => Self::Missing,
             Lookup::File(file) => Self::File(Variants::load(view, file, path, config)?),
             // For example, a directory with the name of the index file.
             Lookup::Directory if !file_only => Self::Directory,
@@ -206,7 +207,7 @@ impl FilePath {
         Self { below_root: name.to_owned(), is_directory: false }
     }
 
-    /// Parses a decoded path without its leading slash. Returns `None` for hidden names, and for empty
+    /// Parses a decoded path without its leading slash. Returns `None` for hidden and excluded names, and for empty
     /// segments, which would be second names of the same file.
     pub(super) fn parse(path: &str, config: &LookupConfig) -> Option<Self> {
         let (directories, name) = path.rsplit_once('/').map_or((None, path), |(f, n)| (Some(f), n));

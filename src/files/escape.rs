@@ -7,11 +7,12 @@ pub(super) fn escape_path(path: &[u8]) -> String {
     escape(path, |b, _| b.is_ascii_alphanumeric() || b"/-._~".contains(&b))
 }
 
-/// Escapes a path with its query that may be escaped already: escape sequences and delimiters are kept.
+/// Escapes a path with its query that may be escaped already: escape sequences and delimiters are kept. A `#` is escaped: the
+/// target of a request has no fragment, so it is part of a name.
 pub(super) fn escape_target(target: &[u8]) -> String {
     escape(target, |b, rest| match b {
         b'%' => matches!(rest, [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit()),
-        _ => b.is_ascii_graphic() && !b"\"<>[\\]^`{|}".contains(&b),
+        _ => b.is_ascii_graphic() && !b"\"#<>[\\]^`{|}".contains(&b),
     })
 }
 

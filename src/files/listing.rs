@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::{
     backend::{Item, View},
     escape,
+    lookup_config::LookupConfig,
 };
 use crate::semantics::{
     date::HttpDate,
@@ -24,11 +25,13 @@ pub(super) struct Listing {
 
 impl Listing {
     /// Reads the directory. May block.
-    pub(super) fn read(view: View<'_>, directory: &str, show_hidden: bool) -> io::Result<Self> {
+    pub(super) fn read(view: View<'_>, directory: &str, config: &LookupConfig) -> io::Result<Self> {
         let mut items = Vec::new();
         let mut has_more = false;
         view.list(directory, &mut |item| {
-            if (show_hidden || !item.name.starts_with(b".")) && has_target(&item.name) {
+            let is_shown = config.hidden || !item.name.starts_with(b".");
+            let is_excluded = !item.is_directory && config.is_excluded(&item.name);
+            if is_shown && !is_excluded && has_target(&item.name) {
                 has_more = items.len() >= MAX_ITEMS;
                 if has_more {
                     return ControlFlow::Break(());

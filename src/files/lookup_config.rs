@@ -19,6 +19,8 @@ pub(super) struct LookupConfig {
     pub(super) html_extension: bool,
     pub(super) listing: bool,
     pub(super) hidden: bool,
+    /// Endings of names that are treated as missing.
+    pub(super) excluded_suffixes: Vec<String>,
     /// Treats a directory without an index file and without a listing as missing.
     pub(super) index_required: bool,
     /// The page for paths that name nothing, and its status.
@@ -36,9 +38,20 @@ impl Default for LookupConfig {
             html_extension: false,
             listing: false,
             hidden: false,
+            excluded_suffixes: Vec::new(),
             index_required: false,
             fallback_page: None,
         }
+    }
+}
+
+impl LookupConfig {
+    /// Returns whether a name, or a path, has an ending that is treated as missing.
+    pub(super) fn is_excluded(&self, name: &[u8]) -> bool {
+        self.excluded_suffixes.iter().any(|suffix| {
+            let at = name.len().checked_sub(suffix.len());
+            at.is_some_and(|at| name[at..].eq_ignore_ascii_case(suffix.as_bytes()))
+        })
     }
 }
 
@@ -51,6 +64,7 @@ impl fmt::Debug for LookupConfig {
             .field("html_extension", &self.html_extension)
             .field("listing", &self.listing)
             .field("hidden", &self.hidden)
+            .field("excluded_suffixes", &self.excluded_suffixes)
             .field("fallback_page", &self.fallback_page)
             .finish_non_exhaustive()
     }

@@ -19,7 +19,7 @@ use crate::{
         negotiate::{Accepts, Coding, prefers},
         problem::{self, Format},
         range::{self, Part},
-        target::OriginalUri,
+        target::{OriginalUri, RewrittenPath},
     },
 };
 
@@ -55,7 +55,7 @@ static TEXT_HEADERS: LazyLock<HeaderMap> = LazyLock::new(|| {
 /// Returns a response with the status as a short text, or as JSON if the client prefers that; HEAD gets
 /// its length only.
 pub(super) fn status_text(request: &Parts, status: StatusCode) -> Response<Body> {
-    let format = match Format::of(&request.headers) {
+    let format = match Format::of(&request.method, &request.headers) {
         Format::Grpc => Format::Text, // the status says whether the next service may answer
         format => format,
     };
@@ -236,10 +236,10 @@ fn redirect(request: &Parts) -> Response<Body> {
 /// Returns the URI that the client requested where it matters: at the root of a nested service, the router
 /// makes `/` of the prefix with and without a trailing slash.
 pub(super) fn client_uri(request: &Parts) -> &Uri {
-    match request.extensions.get::<OriginalUri>() {
-        Some(OriginalUri(original)) if request.uri.path() == "/" => original,
-        _ => &request.uri,
+    if request.uri.path() != "/" || request.extensions.get::<RewrittenPath>().is_some() {
+        return &request.uri;
     }
+    request.extensions.get::<OriginalUri>().map_or(&request.uri, |OriginalUri(original)| original)
 }
 
 /// Makes the response: for GET with the body, whose length frames the message; for HEAD with Content-Length

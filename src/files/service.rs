@@ -42,11 +42,8 @@ impl<B> Service<Request<B>> for Dir {
         let response = match self.0.resolve(&request) {
             Resolution::Refused(status) => refuse(&request, status),
             Resolution::Entry(entry, status) => respond(&request, &entry, status),
-            Resolution::OnDisk { normal, path, now } => {
-                return ResponseFuture::blocking(
-                    request,
-                    self.0.lookup_blocking(&normal, path, now),
-                );
+            Resolution::OnDisk(pending) => {
+                return ResponseFuture::blocking(request, self.0.lookup_blocking(pending));
             }
         };
         head_pool::release(request);
@@ -63,8 +60,18 @@ pub(super) enum Resolution {
     Refused(StatusCode),
     /// The entry, or the fallback page, with its status.
     Entry(Arc<Entry>, StatusCode),
-    /// A lookup that may block is needed. `path` is `None` if it cannot name a file.
-    OnDisk { normal: Box<str>, path: Option<FilePath>, now: Instant },
+    /// A lookup that may block is needed.
+    OnDisk(OnDisk),
+}
+
+/// A path that is to be looked up on a thread that may block.
+pub(super) struct OnDisk {
+    normal: Box<str>,
+    /// `None` if it cannot name a file.
+    path: Option<FilePath>,
+    now: Instant,
+    /// Whether the client has requested the root of a nested service without its slash.
+    lacks_slash: bool,
 }
 
 /// Entries that need no lookup.
@@ -82,17 +89,39 @@ pub(super) fn refuse(request: &Parts, status: StatusCode) -> Response<Body> {
 
 impl Inner {
     pub(super) fn resolve(&self, request: &Parts) -> Resolution {
+        let resolution = self.resolve_path(request);
+        if !self.options.config.index_required || !self.lacks_slash(request) {
+            return resolution;
+        }
+        match resolution {
+            Resolution::Entry(entry, status) => {
+                let (status, entry) = with_slash((status, entry));
+                Resolution::Entry(entry, status)
+            }
+            Resolution::OnDisk(pending) => {
+                Resolution::OnDisk(OnDisk { lacks_slash: true, ..pending })
+            }
+            refused @ Resolution::Refused(_) => refused,
+        }
+    }
+
+    /// Returns whether the client has requested the root of a nested service without its slash, which has the path `/` here.
+    fn lacks_slash(&self, request: &Parts) -> bool {
+        let is_root = request.uri.path() == "/" && self.options.config.single_file.is_none();
+        is_root && !client_uri(request).path().ends_with('/')
+    }
+
+    fn resolve_path(&self, request: &Parts) -> Resolution {
         if !matches!(request.method, Method::GET | Method::HEAD) {
             return Resolution::Refused(StatusCode::METHOD_NOT_ALLOWED);
         }
         let normal = if let Some(name) = &self.options.config.single_file {
             Cow::Borrowed(&**name)
         } else {
-            let path = request.uri.path();
-            if path == "/" && !client_uri(request).path().ends_with('/') {
+            if !self.options.config.index_required && self.lacks_slash(request) {
                 return Resolution::Entry(DIRECTORY.clone(), StatusCode::OK);
             }
-            let Ok(normal) = normalize(path) else {
+            let Ok(normal) = normalize(request.uri.path()) else {
                 return Resolution::Refused(StatusCode::BAD_REQUEST);
             };
             normal
@@ -131,16 +160,13 @@ impl Inner {
             }
             return Resolution::Entry(entry, status);
         }
-        Resolution::OnDisk { normal: normal.into(), path, now }
+        Resolution::OnDisk(OnDisk { normal: normal.into(), path, now, lacks_slash: false })
     }
 
     /// Looks up a path on a thread that may block. Concurrent requests for one path share a lookup.
-    pub(super) fn lookup_blocking(
-        self: &Arc<Self>,
-        normal: &str,
-        path: Option<FilePath>,
-        now: Instant,
-    ) -> PendingLookup {
+    pub(super) fn lookup_blocking(self: &Arc<Self>, pending: OnDisk) -> PendingLookup {
+        let OnDisk { normal, path, now, lacks_slash } = pending;
+        let normal = &*normal;
         let stale = self.stale(normal, now);
         let make_lookup = || {
             let lookup = LookupJob { inner: self.clone(), normal: normal.into(), path, now };
@@ -157,7 +183,7 @@ impl Inner {
         } else {
             self.lookups.run_unshared(make_lookup()) // changes must be seen at once
         };
-        PendingLookup { result, stale }
+        PendingLookup { result, stale, lacks_slash }
     }
 
     /// Returns the stale entry, or the stale fallback page, with its status.
@@ -242,6 +268,7 @@ pub(super) struct PendingLookup {
     result: oneshot::Receiver<io::Result<Loaded>>,
     /// Served instead if descriptors, memory or threads have run out.
     stale: Option<Loaded>,
+    lacks_slash: bool,
 }
 
 /// A lookup that is still to be run.
@@ -328,6 +355,11 @@ impl Future for ResponseFuture {
 impl PendingLookup {
     /// Polls the lookup that runs on another thread.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Loaded, BoxError>> {
+        let loaded = std::task::ready!(self.poll_loaded(cx))?;
+        Poll::Ready(Ok(if self.lacks_slash { with_slash(loaded) } else { loaded }))
+    }
+
+    fn poll_loaded(&mut self, cx: &mut Context<'_>) -> Poll<Result<Loaded, BoxError>> {
         let error = match std::task::ready!(Pin::new(&mut self.result).poll(cx)) {
             Ok(Ok(loaded)) => return Poll::Ready(Ok(loaded)),
             Ok(Err(error)) => error,
@@ -342,6 +374,11 @@ impl PendingLookup {
         }
         Poll::Ready(Err(Error::new(kind, LookupError(error)).into()))
     }
+}
+
+/// Returns the redirect to the slash in place of the root's index, listing or fallback page: their relative links need it.
+fn with_slash(loaded: Loaded) -> Loaded {
+    if matches!(*loaded.1, Entry::Missing) { loaded } else { (StatusCode::OK, DIRECTORY.clone()) }
 }
 
 /// Returns `Overloaded` if descriptors, memory or threads have run out.

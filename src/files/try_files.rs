@@ -17,7 +17,10 @@ use super::{
     respond::respond,
     service::{PendingLookup, Resolution, refuse},
 };
-use crate::{Body, BoxError, HttpService, Request, Response, body::HttpBody, conn::head_pool};
+use crate::{
+    Body, BoxError, HttpService, Request, Response, body::HttpBody, conn::head_pool,
+    service::Readiness,
+};
 
 /// Files, and another service for all other requests; made by
 /// [`DirBuilder::or`](super::DirBuilder::or).
@@ -61,10 +64,10 @@ where
             }
             Resolution::Entry(..) | Resolution::Refused(_) => {
                 let request = Request::from_parts(parts, Body::new(body));
-                State::Ready(self.service.clone(), Some(request))
+                State::ready(self.service.clone(), request)
             }
-            Resolution::OnDisk { normal, path, now } => {
-                let lookup = self.dir.0.lookup_blocking(&normal, path, now);
+            Resolution::OnDisk(pending) => {
+                let lookup = self.dir.0.lookup_blocking(pending);
                 let request = Box::new((parts, Body::new(body)));
                 State::Lookup(lookup, Some(request), self.service.clone())
             }
@@ -84,8 +87,15 @@ enum State<S: Service<Request>> {
     /// Waits for a lookup of the file.
     Lookup(PendingLookup, Option<Box<(Parts, Body)>>, S),
     /// There is no file: waits for the service to be ready.
-    Ready(S, Option<Request>),
+    Ready(S, Option<Request>, Readiness),
     Call(#[pin] S::Future),
+}
+
+impl<S: Service<Request>> State<S> {
+    fn ready(service: S, request: Request) -> Self {
+        let readiness = Readiness::new(request.extensions());
+        Self::Ready(service, Some(request), readiness)
+    }
 }
 
 impl<S> Future for ResponseFuture<S>
@@ -107,10 +117,10 @@ where
                     if !matches!(*entry, Entry::Missing) {
                         return Poll::Ready(Ok(respond(&parts, &entry, status)));
                     }
-                    State::Ready(service.clone(), Some(Request::from_parts(parts, body)))
+                    State::ready(service.clone(), Request::from_parts(parts, body))
                 }
-                StateProj::Ready(service, request) => {
-                    ready!(service.poll_ready(cx)).map_err(Into::into)?;
+                StateProj::Ready(service, request, readiness) => {
+                    ready!(readiness.poll(service, cx))?;
                     State::Call(service.call(request.take().expect("polled after completion")))
                 }
                 StateProj::Call(future) => {

@@ -1,5 +1,8 @@
 //! `Admission`: decides which paths may enter a full table.
 
+/// Maximum number of hashes, 1,048,576, which take 4 MiB: a bound for tables that are limited by their bytes only.
+const MAX_SLOTS: usize = 1 << 20;
+
 /// The paths that were recently looked up while the table was full.
 ///
 /// Only a path that is looked up again soon may evict others. So a client that requests every file once, such as a crawler,
@@ -14,16 +17,21 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    /// Returns whether the path with this hash was passed before, among about as many others as the table has
-    /// `entries`.
+    /// Returns whether the path with this hash was passed before, among about as many others as the table may have
+    /// `entries`, or [`MAX_SLOTS`].
     pub(super) fn is_repeated(&mut self, hash: u64, entries: usize) -> bool {
         if self.seen.is_empty() {
-            self.seen = vec![0; entries.next_power_of_two()].into();
+            self.seen = vec![0; entries.min(MAX_SLOTS).next_power_of_two()].into();
         }
         let [low, high] = [hash as u32, (hash >> 32) as u32];
         let slot = low as usize & (self.seen.len() - 1);
         let tag = high | 1; // not zero, which is an empty slot
         std::mem::replace(&mut self.seen[slot], tag) == tag
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.seen.len()
     }
 }
 

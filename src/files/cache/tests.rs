@@ -290,3 +290,15 @@ fn stale_entry_is_served_for_at_most_one_more_lifetime() {
     for_ever.insert("/f", disk.file(1), now, 0);
     assert!(for_ever.get("/f", now + SECOND * 100).is_some());
 }
+
+#[test]
+fn table_without_a_bound_on_its_entries_takes_no_memory_for_them() {
+    let disk = Disk::new();
+    let limits = Limits { entries: usize::MAX, bytes: 100, open_files: 1 };
+    let (cache, now) = (Cache::new(limits, SECOND), Instant::now());
+    for path in ["/a", "/b", "/b"] {
+        cache.insert(path, disk.file(60), now, cache.change_count());
+    }
+    assert!(cache.get("/a", now).is_none() && cache.get("/b", now).is_some());
+    assert!(cache.lock().admission.len() <= 1 << 20);
+}

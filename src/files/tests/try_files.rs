@@ -12,7 +12,7 @@ use std::{
 use tower::Service;
 
 use super::*;
-use crate::{BoxError, files::TryFiles};
+use crate::{BoxError, files::TryFiles, semantics::target::OriginalUri};
 
 /// A service that returns the request as text and counts requests. It is ready from the second poll on.
 #[derive(Debug, Clone, Default)]
@@ -85,6 +85,63 @@ async fn try_files_serves_files_and_passes_all_else_to_service() {
     let star = request(Method::OPTIONS, "*");
     assert_eq!(answer(&or, star).await, (200, "OPTIONS * ".into()));
     assert_eq!(app.calls.load(Ordering::SeqCst), 14);
+}
+
+#[tokio::test]
+async fn excluded_names_are_passed_to_service_in_every_spelling() {
+    let site = Site::new();
+    fs::create_dir(site.root().join("dir.php")).unwrap();
+    for name in ["x.php", "X.PHP", "x.php~", "x.php.txt", "dir.php/a.txt", "docs/index.php"] {
+        site.write(name, "source");
+    }
+    let builder = site.builder().exclude_suffix(".php").exclude_suffix("~").exclude_suffix("");
+    let or = builder.index("index.php").listing().or(App::default());
+    for _ in 0..2 {
+        for target in ["/x.php", "/X.PHP", "/x%2ephp", "/x.ph%70?a", "/x.php~", "/docs/index.php"] {
+            let got = answer(&or, request(Method::GET, target)).await;
+            assert_eq!(got, (200, format!("GET {target} ").into()));
+        }
+        for target in ["/x.php.txt", "/dir.php/a.txt"] {
+            let got = answer(&or, request(Method::GET, target)).await;
+            assert_eq!(got, (200, "source".into()), "{target}");
+        }
+        let (status, _) = answer(&or, request(Method::GET, "/dir.php")).await;
+        assert_eq!(status, 308, "a directory is not excluded");
+        // Neither as an index nor in a listing.
+        let (status, page) = answer(&or, request(Method::GET, "/docs/")).await;
+        let page = String::from_utf8(page.to_vec()).unwrap();
+        assert!(status == 200 && page.contains("index.html") && !page.contains(".php"), "{page}");
+        let (_, page) = answer(&or, request(Method::GET, "/")).await;
+        let page = String::from_utf8(page.to_vec()).unwrap();
+        assert!(page.contains("x.php.txt") && page.contains("dir.php/"), "{page}");
+        assert!(
+            !page.contains("x.php\"") && !page.contains("X.PHP") && !page.contains('~'),
+            "{page}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn root_of_a_nested_service_without_index_passes_to_service() {
+    let site = Site::new();
+    for inline in [true, false] {
+        let app = App::default();
+        let builder = || site.builder().inline_lookups(inline);
+        let (without, with) = (builder().index("none").or(app.clone()), builder().or(app));
+        let nested = |uri: &str| {
+            let mut request = request(Method::GET, "/");
+            request.extensions_mut().insert(OriginalUri(uri.parse().unwrap()));
+            request
+        };
+        // The second time the root is cached.
+        for _ in 0..2 {
+            for uri in ["/app", "/app/"] {
+                assert_eq!(answer(&without, nested(uri)).await, (200, "GET / ".into()));
+            }
+            assert_eq!(answer(&with, nested("/app")).await.0, 308);
+            assert_eq!(answer(&with, nested("/app/")).await, (200, "<h1>home</h1>".into()));
+        }
+    }
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ async fn becomes(dir: &Dir, target: &str, right: impl Fn(StatusCode, &[u8]) -> b
             tokio::task::yield_now().await;
         }
     };
-    let within = tokio::time::timeout(Duration::from_secs(20), polling).await;
+    let within = tokio::time::timeout(Duration::from_secs(60), polling).await;
     assert!(within.is_ok(), "no change of {target} was seen");
 }
 

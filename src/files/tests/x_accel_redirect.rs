@@ -220,8 +220,8 @@ async fn no_store_of_response_applies_to_its_404_too() {
 async fn named_path_may_be_plain_or_escaped() {
     let site = Site::new();
     let layer = XAccelRedirectLayer::new(site.dir()).prefix("/protected").sendfile(site.root());
-    let odd: String = (b' '..=b'~').filter(|b| !b"/?#\\".contains(b)).map(char::from).collect();
-    for name in [&odd, "100%", "%zz", "a [1] <b> {c} |d| ^e^ `f` \"g\".txt"] {
+    let odd: String = (b' '..=b'~').filter(|b| !b"/?\\".contains(b)).map(char::from).collect();
+    for name in [&odd, "100%", "%zz", "a#1.pdf", "a [1] <b> {c} |d| ^e^ `f` \"g\".txt"] {
         site.write(name, name);
         let sendfile = format!("{}/{name}", site.root().display());
         for (field, value) in [
@@ -423,7 +423,7 @@ async fn hostile_targets_name_nothing() {
         ("/hello.txt%00", 400),
         ("/%2eenv", 404),
         ("/hello.txt?x=/../y", 200),
-        ("/hello.txt#x", 200),
+        ("/hello.txt#x", 404),
     ] {
         let response =
             answer(&layer, vec![("x-accel-redirect", value.to_owned())], get_request("/", &[]))
