@@ -19,8 +19,9 @@
 //! An endpoint is any service: a remote server, a pool of worker threads, an `axum::Router` or a closure.
 //! [`ErasedService`] makes one type of them.
 //!
-//! The task that serves the client also drives the connection to the server: there is no other task, channel or lock
-//! between a request and its response. A connection never leaves its runtime.
+//! The task that serves the client also drives the connection to the server, without another task or a channel. A mutex
+//! is held only for a moment to take the connection from the pool and to return it. A connection never leaves its
+//! runtime.
 
 pub mod balance;
 pub mod check;

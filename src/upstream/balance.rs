@@ -25,7 +25,7 @@ use tower_service::Service;
 
 use self::{set::Set, view::View, waiting::WaitFuture};
 use super::{
-    endpoint::{self, Endpoint},
+    endpoint::{self, Endpoint, EndpointHandle},
     error::{AttemptError, AttemptErrorKind, NoEndpoint},
     group::Group,
     history::History,
@@ -47,9 +47,9 @@ const MAX_PICKS: usize = 32;
 
 /// Sends each request to one of several endpoints, picked by a policy.
 ///
-/// A request that [`Retry`](super::Retry) sends again goes to an endpoint where it was not yet tried. If all were
-/// tried, it goes once more to one of which only an idle connection was tried. After that the error has the kind
-/// [`AttemptErrorKind::NoEndpoint`].
+/// A request that [`Retry`](super::Retry) sends again goes to an endpoint where it was not yet tried. If none of these
+/// is available, it goes once more to one of which only an idle connection was tried. After that the error has the
+/// kind [`AttemptErrorKind::NoEndpoint`].
 ///
 /// The set of endpoints can be changed at any time: [`insert`](Self::insert), [`remove`](Self::remove),
 /// [`replace`](Self::replace), [`follow`](Self::follow). A request uses one snapshot of the set, which it reads
@@ -169,6 +169,9 @@ impl<S: HttpService + Clone, P: Pick> Shared<S, P> {
         let now = clock::now();
         let head = RequestHead::of(&request);
         let history = History::of(&request);
+        let mut refusal = Refusal::NoRoom;
+        // An endpoint that drains. If it is picked again, it is for one of its sessions.
+        let mut draining = None::<EndpointHandle>;
         for _ in 0..MAX_PICKS {
             // Loaded for each pick: the endpoints of a replaced set may all be draining.
             let set = self.set.load();
@@ -182,17 +185,31 @@ impl<S: HttpService + Clone, P: Pick> Shared<S, P> {
                 if !Arc::ptr_eq(seen, &self.set.load_full()) {
                     continue;
                 }
-                let refusal = view.refusal();
-                return Err((refusal, request));
+                if let Some(refusal) = view.refusal() {
+                    return Err((refusal, request));
+                }
+                refusal = Refusal::Exhausted; // of the policy, unless the next pick differs
+                continue;
             };
-            let Some(endpoint) = set.endpoints.get(index).filter(|e| view.may_send(e)) else {
+            let Some(endpoint) = set.endpoints.get(index).filter(|e| !view.is_tried(e)) else {
                 return Err((Refusal::Exhausted, request));
             };
             let (handle, is_forced) = (endpoint.handle(), view.ignores_health());
-            let was_draining = handle.is_draining();
+            // The policy may have seen the endpoint before that.
+            let is_leaving = |known: &Option<EndpointHandle>| {
+                let is_known = known.as_ref().is_some_and(|known| known.is_same(handle));
+                !handle.is_in(now) || (handle.is_draining() && !is_known)
+            };
+            if is_leaving(&draining) {
+                refusal = Refusal::Exhausted; // unless the next pick differs
+                draining = Some(handle.clone());
+                continue;
+            }
             if let Some(in_flight) = handle.begin(now, options, is_forced, Some(&self.group)) {
-                if !view.may_send(endpoint) || handle.is_draining() != was_draining {
-                    continue; // taken out after the pick; `idle` may wait for it
+                // After the request is counted, for which `idle` may wait.
+                if is_leaving(&draining) {
+                    draining = Some(handle.clone());
+                    continue;
                 }
                 if let Some(history) = history {
                     history.record_endpoint(endpoint.key());
@@ -200,8 +217,20 @@ impl<S: HttpService + Clone, P: Pick> Shared<S, P> {
                 let cookie = set.policy.set_cookie(candidates, index).map(Box::new);
                 return Ok(Sent { future: endpoint.send(request, in_flight), cookie });
             }
+            refusal = Refusal::NoRoom;
         }
-        Err((Refusal::NoRoom, request))
+        Err((refusal, request))
+    }
+}
+
+impl<S, P> Shared<S, P> {
+    /// Returns whether a request waits in the queue after this refusal.
+    fn waits(&self, refusal: Refusal) -> bool {
+        match refusal {
+            Refusal::NoRoom => true,
+            Refusal::Empty => self.empty == EmptySet::Wait,
+            Refusal::Exhausted => false,
+        }
     }
 }
 
@@ -255,12 +284,7 @@ where
         refusal: Refusal,
         request: Request<Body>,
     ) -> State<S, S::Future> {
-        let waits = match refusal {
-            Refusal::NoRoom => true,
-            Refusal::Empty => self.empty == EmptySet::Wait,
-            Refusal::Exhausted => false,
-        };
-        if waits {
+        if self.waits(refusal) {
             return State::Waiting(waiting::wait(self.clone(), request));
         }
         let kind = AttemptErrorKind::NoEndpoint;

@@ -89,7 +89,7 @@ impl UpstreamBuilder {
         }
     }
 
-    /// Adds a server at a [`ServerAddress`]: `host:port`, `http://host:port`, `https://host`, `h2://host:port` or
+    /// Adds a server at a [`ServerAddress`]: `host:port`, `http://host`, `https://host`, `h2://host:port` or
     /// `unix:/path`.
     pub fn server(mut self, server: impl AsRef<str>) -> Self {
         match server.as_ref().parse() {
@@ -146,7 +146,8 @@ impl UpstreamBuilder {
         self
     }
 
-    /// Sets the maximum number of attempts per request. Defaults to the number of servers plus one.
+    /// Sets the maximum number of attempts per request, at least 1. Default: no maximum, since each server is tried once, and one of
+    /// which only an idle connection was found closed is tried once more. That holds for followed servers, too.
     pub fn attempts(mut self, n: usize) -> Self {
         self.attempts = Some(n);
         self
@@ -171,8 +172,9 @@ impl UpstreamBuilder {
         self
     }
 
-    /// Rewrites paths, redirects and cookies, see [`ForwardLayer::rewrite`]. The addresses of the servers
-    /// count as their [names](Rewrite::server). Off by default.
+    /// Rewrites paths, redirects and cookies, see [`ForwardLayer::rewrite`]. The addresses of the
+    /// configured servers count as [names](Rewrite::server) of each; of a followed one, its own address in its responses. Off
+    /// by default.
     pub fn rewrite(mut self, rewrite: Rewrite) -> Self {
         self.rewrite = Some(rewrite);
         self
@@ -244,9 +246,8 @@ impl UpstreamBuilder {
         }
         let retry = match (self.retry, self.attempts) {
             (Some(retry), None) => retry,
-            (retry, attempts) => {
-                retry.unwrap_or_default().attempts(attempts.unwrap_or(addresses.len() + 1))
-            }
+            // The balancer sends a request to each server once, so the current set is the bound.
+            (retry, attempts) => retry.unwrap_or_default().attempts(attempts.unwrap_or(usize::MAX)),
         };
         let mut forward = self.forward;
         forward.rewrite = self.rewrite.map(|rewrite| {
@@ -276,8 +277,13 @@ impl fmt::Debug for UpstreamBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UpstreamBuilder")
             .field("addresses", &self.addresses)
+            .field("balance", &self.balance)
+            .field("limits", &self.limits)
+            .field("may_be_empty", &self.may_be_empty)
             .field("attempts", &self.attempts)
+            .field("retry", &self.retry)
             .field("forward", &self.forward)
+            .field("rewrite", &self.rewrite)
             .field("remote", &self.remote)
             .finish_non_exhaustive()
     }

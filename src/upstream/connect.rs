@@ -133,8 +133,13 @@ impl ConnectLayer {
 
     /// Returns the future that connects, or the response to a refused request.
     fn begin<B: HttpBody>(&self, request: &Request<B>) -> Result<Tunneling, Box<Response<Body>>> {
-        let refuse =
-            |status| Box::new(problem::response(status, None, Format::of(request.headers())));
+        let refuse = |status| {
+            Box::new(problem::response(
+                status,
+                None,
+                Format::of(request.method(), request.headers()),
+            ))
+        };
         let target = request.uri().authority().filter(|_| request.uri().scheme().is_none());
         let Some(target) = target.filter(|_| request.body().is_end_stream()) else {
             return Err(refuse(StatusCode::BAD_REQUEST)); // the driver refuses it before
@@ -149,7 +154,7 @@ impl ConnectLayer {
             Err(TooManyTunnels) => return Err(refuse(StatusCode::SERVICE_UNAVAILABLE)),
         };
         let (layer, target) = (self.clone(), target.clone());
-        let format = Format::of(request.headers());
+        let format = Format::of(request.method(), request.headers());
         Ok(Box::pin(layer.connect(target, switch, format)))
     }
 

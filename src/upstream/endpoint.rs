@@ -114,7 +114,7 @@ impl<S> Endpoint<S> {
     /// Creates an endpoint of weight 1, tier 0 and no zone.
     pub fn new(key: impl Into<EndpointKey>, service: S) -> Self {
         let place = Place { weight: 1, tier: 0, zone: Arc::default() };
-        Self { service, place, handle: EndpointHandle::new(key.into()) }
+        Self { service, place, handle: EndpointHandle::new(key.into(), EndpointLimits::new()) }
     }
 
     /// Sets the share of the requests, relative to the other weights; 0 counts as 1. Default 1.
@@ -139,11 +139,13 @@ impl<S> Endpoint<S> {
         self
     }
 
-    /// Sets the limits of concurrent requests, which can be [changed](EndpointHandle::set_limits) later. Default: no
-    /// limit.
+    /// Sets the limits of concurrent requests. Default: no limit.
+    ///
+    /// The endpoint gets a load and a health of its own: it is another one than those that were cloned from it before, whose
+    /// limits stay. [`EndpointHandle::set_limits`] changes the limits of an endpoint that is in use.
     #[must_use]
-    pub fn limits(self, limits: EndpointLimits) -> Self {
-        self.handle.set_limits(limits);
+    pub fn limits(mut self, limits: EndpointLimits) -> Self {
+        self.handle = EndpointHandle::new(self.handle.key().clone(), limits);
         self
     }
 
@@ -182,12 +184,13 @@ impl<S> Endpoint<S> {
     /// Sends `request` to this endpoint as an attempt.
     pub(super) fn send(
         &self,
-        request: Request<Body>,
-        in_flight: InFlight,
+        mut request: Request<Body>,
+        mut in_flight: InFlight,
     ) -> ResponseFuture<S, S::Future>
     where
         S: HttpService + Clone,
     {
+        in_flight.observe_upload(&mut request);
         let attempt = Box::pin(Attempt::new(self.service.clone(), request));
         ResponseFuture(State::Sent { attempt, in_flight: Some(in_flight) })
     }
@@ -251,7 +254,7 @@ where
             Ok(response) => {
                 in_flight.answer(response.status(), response.headers());
                 let body = std::mem::take(response.body_mut());
-                *response.body_mut() = body.with_observer(in_flight, InFlight::break_off);
+                *response.body_mut() = body.with_observer(in_flight, InFlight::end_body);
             }
             Err(error) => in_flight.fail(error),
         }

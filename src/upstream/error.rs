@@ -64,6 +64,8 @@ struct Inner {
     kind: AttemptErrorKind,
     delivery: Delivery,
     source: BoxError,
+    /// Whether the endpoint had no part in the failure.
+    excuses_endpoint: bool,
     /// In a mutex because an error must be `Sync` and a body need not be. It is accessed only through `&mut`.
     request: Mutex<Option<Request<Body>>>,
 }
@@ -72,7 +74,8 @@ impl AttemptError {
     /// Creates an error without the request, so that it cannot be retried.
     pub fn new(kind: AttemptErrorKind, delivery: Delivery, source: impl Into<BoxError>) -> Self {
         let source = source.into();
-        Self(Box::new(Inner { kind, delivery, source, request: Mutex::new(None) }))
+        let (excuses_endpoint, request) = (false, Mutex::new(None));
+        Self(Box::new(Inner { kind, delivery, source, excuses_endpoint, request }))
     }
 
     /// Adds the request to the error. No part of its response may have been received, and its body must be complete.
@@ -80,6 +83,18 @@ impl AttemptError {
     pub fn with_request(mut self, request: Request<Body>) -> Self {
         self.0.request = Mutex::new(Some(request));
         self
+    }
+
+    /// Records that the endpoint had no part in the failure, so that it does not count for its health.
+    #[must_use]
+    pub(super) fn excuse_endpoint(mut self) -> Self {
+        self.0.excuses_endpoint = true;
+        self
+    }
+
+    /// Returns whether the endpoint had no part in the failure.
+    pub(super) fn excuses_endpoint(&self) -> bool {
+        self.0.excuses_endpoint
     }
 
     /// Returns the kind of the failure.

@@ -105,8 +105,10 @@ where
         let switch = match self.tunnels.switch(&request) {
             Ok(switch) => switch,
             Err(TooManyTunnels) => {
-                let (status, format) =
-                    (StatusCode::SERVICE_UNAVAILABLE, Format::of(request.headers()));
+                let (status, format) = (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    Format::of(request.method(), request.headers()),
+                );
                 return self.answer(problem::response(status, None, format));
             }
         };
@@ -125,6 +127,7 @@ where
         }
         self.options.host.apply(&mut request);
         let rewrite = self.options.rewrite.clone().map(|rewrite| {
+            request.extensions_mut().insert(ReportServer);
             Box::new(Rewriting { rewrite, host: request.headers().get(HOST).cloned() })
         });
         ResponseFuture(State::Forwarded { future: self.inner.call(request), via, rewrite, switch })
@@ -144,6 +147,18 @@ struct Rewriting {
     rewrite: Arc<Rewrite>,
     /// The `Host` that was sent.
     host: Option<HeaderValue>,
+}
+
+/// An extension of requests whose responses are rewritten: [`Remote`](super::Remote) adds [`AnsweredBy`] to the response.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReportServer;
+
+/// The server of a response, an extension of it.
+#[derive(Debug, Clone)]
+pub(super) struct AnsweredBy {
+    /// The `Host` of requests without one.
+    pub(super) host: HeaderValue,
+    pub(super) is_https: bool,
 }
 
 /// The future of [`Forward`].
@@ -187,7 +202,14 @@ where
                 switch.complete(&mut response);
             }
             if let Some(Rewriting { rewrite, host }) = rewrite.as_deref() {
-                rewrite.response(response.headers_mut(), host.as_ref());
+                let server = response.extensions_mut().remove::<AnsweredBy>();
+                let (headers, host) = (response.headers_mut(), host.as_ref());
+                match server {
+                    Some(AnsweredBy { host: name, is_https }) => {
+                        rewrite.response_of(headers, host, (is_https, &name));
+                    }
+                    None => rewrite.response(headers, host),
+                }
             }
             let version = response.version();
             if let Some(via) = via {

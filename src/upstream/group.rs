@@ -85,9 +85,21 @@ impl Group {
 
     /// Returns whether one more endpoint may be ejected for failures or as an outlier.
     pub(super) fn may_eject(&self, now: Instant) -> bool {
-        let members = self.members.load();
-        let available = members.iter().filter(|member| member.is_available_at(now)).count();
-        self.options().may_eject(available, members.len())
+        let (healthy, total) = self.count_healthy(now);
+        self.options().may_eject(healthy, total)
+    }
+
+    /// Returns how many endpoints are healthy, and how many there are, without those that an operator drains or has
+    /// taken out.
+    fn count_healthy(&self, now: Instant) -> (usize, usize) {
+        let (mut healthy, mut total) = (0, 0);
+        for member in self.members.load().iter() {
+            if member.is_in(now) && !member.is_draining() {
+                total += 1;
+                healthy += usize::from(member.is_healthy(now));
+            }
+        }
+        (healthy, total)
     }
 
     /// Invalidates the count of healthy endpoints.
@@ -104,9 +116,8 @@ impl Group {
         if counted != 0 && at.saturating_sub(counted) < COUNT_TTL.as_millis() as u64 {
             return self.is_panic.load(Relaxed);
         }
-        let members = self.members.load();
-        let healthy = members.iter().filter(|member| member.is_healthy(now)).count();
-        let is_panic = options.is_panic(healthy, members.len());
+        let (healthy, total) = self.count_healthy(now);
+        let is_panic = options.is_panic(healthy, total);
         self.is_panic.store(is_panic, Relaxed);
         self.counted_at.store(at, Relaxed);
         is_panic
@@ -128,7 +139,7 @@ impl Group {
             let member = &members[index];
             if self.may_eject(now) && member.health().eject_outlier(member.age(now), options) {
                 let (endpoint, sample) = (member.key(), samples[index]);
-                let latency = sample.latency / sample.requests.max(1);
+                let latency = sample.mean_latency();
                 let error = format!(
                     "outlier: {} of {} requests failed, mean latency {latency:?}",
                     sample.failures, sample.requests,

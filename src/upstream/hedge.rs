@@ -15,7 +15,7 @@ use tokio::time::{Sleep, sleep};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::history::{CurrentEndpoint, History};
+use super::history::{HedgedAttempts, History};
 use crate::{
     HttpService,
     body::{Body, HttpBody},
@@ -61,7 +61,9 @@ impl<S> Layer<S> for HedgeLayer {
 /// sent. A [budget](HedgeLayer::budget) limits the second attempts, so that they do not double the load when all servers
 /// are slow. The error of one attempt is returned only if the other has failed too, or has not begun.
 ///
-/// Over [`Balance`](super::Balance) the second attempt goes to a different endpoint, if there is one. Put it inside of [`Retry`](super::Retry) and outside of the balancer. Readiness passes through.
+/// Over [`Balance`](super::Balance) the second attempt goes to a different endpoint, if one is available, and a retry
+/// after both have failed goes to neither of their endpoints. Put it inside of
+/// [`Retry`](super::Retry) and outside of the balancer. Readiness passes through.
 ///
 /// ```
 /// use std::time::Duration;
@@ -95,13 +97,15 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let mut request = request.map(Body::new);
-        let hedge = copy(&request).map(|copy| {
+        let hedge = copy(&request).map(|mut copy| {
             self.layer.budget.deposit();
-            let first = CurrentEndpoint::default();
-            History::report_endpoint(&mut request, first.clone());
+            let attempts = HedgedAttempts::default();
+            for request in [&mut request, &mut copy] {
+                History::set_hedged(request, attempts.clone());
+            }
             SecondAttempt {
                 request: Box::new(copy),
-                first,
+                attempts,
                 service: self.inner.clone(),
                 budget: self.layer.budget.clone(),
                 delay: Some(Box::pin(sleep(self.layer.delay))),
@@ -128,8 +132,7 @@ fn copy(request: &Request<Body>) -> Option<Request<Body>> {
 /// A second attempt that has not begun.
 struct SecondAttempt<S> {
     request: Box<Request<Body>>,
-    /// The endpoint of the first attempt.
-    first: CurrentEndpoint,
+    attempts: HedgedAttempts,
     service: S,
     budget: Arc<RetryBudget>,
     /// `None` after it has passed and the budget has been charged.
@@ -187,7 +190,7 @@ where
             if !is_ready {
                 return Poll::Pending;
             }
-            if let Some(first) = hedge.first.get() {
+            if let Some(first) = hedge.attempts.endpoint() {
                 History::avoid(&mut hedge.request, &first);
             }
             this.second.set(Some(hedge.service.call(*hedge.request)));

@@ -1,6 +1,6 @@
 //! `History`: the endpoints where a request was tried, an extension of the request after its first failure.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::{Extensions, Request};
 
@@ -12,23 +12,31 @@ use crate::body::Body;
 pub(super) struct History {
     tried: Vec<Tried>,
     needs_new_connection: bool,
-    /// Receives the endpoint of the current attempt, if a second attempt may run at the same time.
-    current: Option<CurrentEndpoint>,
+    /// The attempts of a hedged request, of which this is one.
+    hedged: Option<HedgedAttempts>,
 }
 
-/// The endpoint of a running attempt, which a second attempt avoids.
+/// The two attempts of a hedged request, which may run at the same time. Each has a copy of the request; the error of
+/// either may be the one that is returned.
 #[derive(Debug, Clone, Default)]
-pub(super) struct CurrentEndpoint(Arc<Mutex<Option<EndpointKey>>>);
+pub(super) struct HedgedAttempts(Arc<Mutex<Hedged>>);
 
-impl CurrentEndpoint {
-    /// Returns the endpoint, once the attempt has one.
-    pub(super) fn get(&self) -> Option<EndpointKey> {
-        // Nothing panics while the lock is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+#[derive(Debug, Default)]
+struct Hedged {
+    /// The endpoint of the attempt that was sent last.
+    current: Option<EndpointKey>,
+    failed: Vec<Tried>,
+}
+
+impl HedgedAttempts {
+    /// Returns the endpoint of the attempt that was sent last, once it has one.
+    pub(super) fn endpoint(&self) -> Option<EndpointKey> {
+        self.lock().current.clone()
     }
 
-    fn set(&self, key: &EndpointKey) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(key.clone());
+    fn lock(&self) -> MutexGuard<'_, Hedged> {
+        // Nothing panics while the lock is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -50,31 +58,42 @@ impl History {
 
     /// Records a failed attempt at this endpoint.
     pub(super) fn add(request: &mut Request<Body>, key: &EndpointKey, kind: AttemptErrorKind) {
-        let tried = &mut Self::of_mut(request).tried;
+        let history = Self::of_mut(request);
         let may_repeat = kind == AttemptErrorKind::StaleConnection;
-        match tried.iter_mut().find(|t| t.key == *key) {
-            Some(tried) => tried.may_repeat = false,
-            None => tried.push(Tried { key: key.clone(), may_repeat }),
+        let tried = Tried { key: key.clone(), may_repeat };
+        if let Some(hedged) = &history.hedged {
+            hedged.lock().failed.push(tried.clone());
+        }
+        match history.tried.iter_mut().find(|t| t.key == *key) {
+            Some(known) => known.may_repeat = false,
+            None => history.tried.push(tried),
         }
     }
 
-    /// Makes the balancer report the endpoint of this attempt to `current`.
-    pub(super) fn report_endpoint(request: &mut Request<Body>, current: CurrentEndpoint) {
-        Self::of_mut(request).current = Some(current);
+    /// Makes the request one of two attempts: the balancer records its endpoint, and the failures of both are known to
+    /// each.
+    pub(super) fn set_hedged(request: &mut Request<Body>, attempts: HedgedAttempts) {
+        let history = Self::of_mut(request);
+        let Some(earlier) = history.hedged.replace(attempts) else { return };
+        for failed in &earlier.lock().failed {
+            match history.tried.iter_mut().find(|t| t.key == failed.key) {
+                Some(known) => known.may_repeat &= failed.may_repeat,
+                None => history.tried.push(failed.clone()),
+            }
+        }
     }
 
-    /// Records the endpoint of this attempt, if [`report_endpoint`](Self::report_endpoint) was called.
+    /// Records the endpoint of this attempt, if it is one of [two](Self::set_hedged).
     pub(super) fn record_endpoint(&self, key: &EndpointKey) {
-        if let Some(current) = &self.current {
-            current.set(key);
+        if let Some(hedged) = &self.hedged {
+            hedged.lock().current = Some(key.clone());
         }
     }
 
-    /// Makes the balancer send the request to `key`, where another attempt is running, only if all other endpoints were
-    /// tried.
+    /// Makes the balancer send the request to `key`, where another attempt is running, only if no untried endpoint is
+    /// available.
     pub(super) fn avoid(request: &mut Request<Body>, key: &EndpointKey) {
         let history = Self::of_mut(request);
-        history.current = None;
         if !history.has_tried(key) {
             history.tried.push(Tried { key: key.clone(), may_repeat: true });
         }
@@ -82,12 +101,17 @@ impl History {
 
     /// Returns whether the endpoint was tried.
     pub(super) fn has_tried(&self, key: &EndpointKey) -> bool {
-        self.tried.iter().any(|t| t.key == *key)
+        self.any(|t| t.key == *key)
     }
 
     /// Returns whether the endpoint was tried with a new connection, or twice.
     pub(super) fn has_exhausted(&self, key: &EndpointKey) -> bool {
-        self.tried.iter().any(|t| t.key == *key && !t.may_repeat)
+        self.any(|t| t.key == *key && !t.may_repeat)
+    }
+
+    fn any(&self, predicate: impl Fn(&Tried) -> bool) -> bool {
+        let of_other = |hedged: &HedgedAttempts| hedged.lock().failed.iter().any(&predicate);
+        self.tried.iter().any(&predicate) || self.hedged.as_ref().is_some_and(of_other)
     }
 
     /// Requires a new connection for the next attempt, since other idle ones may be closed as well.

@@ -15,9 +15,11 @@ use tokio::sync::Semaphore;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::history::History;
 use crate::{
     HttpService,
     body::{Body, HttpBody},
+    conn::InterimResponses,
 };
 
 /// Default maximum number of mirrored requests in flight: 64.
@@ -154,6 +156,9 @@ where
             *copy.version_mut() = request.version();
             *copy.headers_mut() = request.headers().clone();
             *copy.extensions_mut() = request.extensions().clone();
+            // These belong to the client, and to the attempts of the real request.
+            copy.extensions_mut().remove::<InterimResponses>();
+            copy.extensions_mut().remove::<History>();
             let (shadow, timeout) = (self.shadow.clone(), self.shared.timeout);
             tokio::spawn(async move {
                 let error = match tokio::time::timeout(timeout, send(shadow, copy)).await {

@@ -61,6 +61,11 @@ type Connection<P> = client::Connection<<P as Protocol>::Core, ServerStream>;
 type Fault<P> = <<P as Protocol>::Core as sealed::Protocol>::Fault;
 type Extra<P> = <<P as Protocol>::Core as sealed::Protocol>::Extra;
 
+/// An extension of requests that do not wait for a free connection: at the maximum they get one more, which is closed
+/// after them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ExceedsMaximum;
+
 /// One server.
 pub(super) struct Server<P: Protocol> {
     pub(super) address: Address,
@@ -151,7 +156,10 @@ impl<P: Protocol> Evict for Server<P> {
 /// idle before.
 #[cold]
 fn attempt_error<P: Protocol>(error: ExchangeError<P::Core>, is_reused: bool) -> AttemptError {
-    let ExchangeError { cause, delivery, request, .. } = error;
+    let ExchangeError { cause, delivery, request, awaits_body } = error;
+    // Nothing was sent, or the client has not sent all of the request.
+    let is_excused =
+        matches!(cause, Cause::Deadline) && (delivery == Delivery::NotSent || awaits_body);
     let kind = match &cause {
         // The kernel has failed the connection, since the server's host has vanished. If nothing was sent, the connection
         // had failed while it was idle, and the server may be back.
@@ -168,7 +176,10 @@ fn attempt_error<P: Protocol>(error: ExchangeError<P::Core>, is_reused: bool) ->
         Cause::Fault(fault) => P::classify_fault(fault),
         Cause::Misuse(_) | Cause::Body(_) => AttemptErrorKind::Request,
     };
-    let error = AttemptError::new(kind, delivery, cause.into_error());
+    let mut error = AttemptError::new(kind, delivery, cause.into_error());
+    if is_excused {
+        error = error.excuse_endpoint();
+    }
     match request {
         Some(mut request) => {
             if kind == AttemptErrorKind::StaleConnection {

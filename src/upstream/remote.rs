@@ -11,11 +11,8 @@ use std::{
     future::Future,
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, ready},
 };
 
 use http::{Request, Response, header::HOST};
@@ -24,9 +21,10 @@ use tower_service::Service;
 pub(super) use self::http1::Http1;
 use self::options::Options;
 use super::{
-    connector::Connector,
+    connector::{Connector, Http1Choice},
     endpoint::{Endpoint, EndpointKey},
     error::AttemptError,
+    forward::{AnsweredBy, ReportServer},
     pooled,
     server_address::{Scheme, ServerAddress},
     shared::{self, ALPN, SharedConnections},
@@ -42,8 +40,8 @@ pub use options::{RESPONSE_TIMEOUT, RemoteBuilder};
 
 /// One HTTP server at an address, as a service.
 ///
-/// - The task that polls the future and the response's body drives the connection: there is no other task, channel or
-///   lock between a request and its response.
+/// - The task that polls the future and the response's body drives the connection, without another task or a channel. A
+///   mutex is held only for a moment to take an idle connection and to return it, and is rarely contended.
 /// - Idle connections are reused in the runtime that opened them, newest first. They are closed when they have been
 ///   idle for [`IDLE_TIMEOUT`](super::IDLE_TIMEOUT), and when their runtime ends.
 /// - With HTTP/2, requests share a connection, which a task of the runtime drives. More are opened when the server
@@ -57,11 +55,12 @@ pub use options::{RESPONSE_TIMEOUT, RemoteBuilder};
 /// the rest of a gateway's work. Always ready. Cheap to clone: clones share connections.
 ///
 /// ```
-/// use vestibule::upstream::{PoolConfig, Remote};
+/// use vestibule::upstream::{PoolConfig, Remote, ServerAddress};
 ///
 /// let tcp = Remote::new("127.0.0.1:3000")?;
 /// let pool = PoolConfig::new().keep_idle(32);
-/// let unix = Remote::builder("unix:/run/app.sock".parse()?).pool(pool).build();
+/// let unix: ServerAddress = "unix:/run/app.sock".parse()?;
+/// let unix = Remote::builder(unix).pool(pool).build();
 /// # drop((tcp, unix));
 /// # Ok::<(), std::io::Error>(())
 /// ```
@@ -81,7 +80,7 @@ pub(super) struct Shared {
     #[cfg_attr(not(feature = "h2"), allow(dead_code, reason = "for shared connections"))]
     pub(super) budget: Budget,
     /// Whether the server has selected HTTP/1.1 by ALPN.
-    pub(super) speaks_http1: AtomicBool,
+    pub(super) http1_choice: Arc<Http1Choice>,
 }
 
 impl Remote {
@@ -97,9 +96,9 @@ impl Remote {
         Ok(Self::with_options(&address, &options))
     }
 
-    /// Returns a builder for the server at this address.
-    pub fn builder(address: Address) -> RemoteBuilder {
-        RemoteBuilder::new(address.into())
+    /// Returns a builder for the server at a [`ServerAddress`], or at an [`Address`] with HTTP/1.1 without TLS.
+    pub fn builder(server: impl Into<ServerAddress>) -> RemoteBuilder {
+        RemoteBuilder::new(server.into())
     }
 
     pub(super) fn with_options(server: &ServerAddress, options: &Options) -> Self {
@@ -113,7 +112,8 @@ impl Remote {
         };
         let keep_alive = options.pool.keep_alive;
         let protocol = Http1::new(&address, options.limits.clone());
-        let http1 = connector(&[b"http/1.1"], keep_alive);
+        let http1_choice = Arc::<Http1Choice>::default();
+        let http1 = connector(&[b"http/1.1"], keep_alive).with_choice(http1_choice.clone());
         let http1 = pooled::Server::new(address.clone(), http1, protocol, options.pool.clone());
         Self(Arc::new(Shared {
             scheme: server.scheme(),
@@ -121,7 +121,7 @@ impl Remote {
             connections: SharedConnections::default(),
             connector: connector(ALPN, keep_alive.with_default_user_timeout()),
             budget: options.budget.clone(),
-            speaks_http1: AtomicBool::new(false),
+            http1_choice,
         }))
     }
 
@@ -135,8 +135,9 @@ impl Remote {
         self.0.http1.check(&self.0.connector).await
     }
 
-    /// Returns how many requests wait for a connection, in all runtimes, if connections are
-    /// [bounded](super::PoolConfig::max_connections).
+    /// Returns how many requests wait for a connection, in all runtimes: those beyond
+    /// [`max_connections`](super::PoolConfig::max_connections), and over HTTP/2 also those that wait until another request
+    /// has opened one and the server's SETTINGS have come.
     pub fn queued(&self) -> usize {
         self.0.http1.queued() + self.0.connections.waiting()
     }
@@ -152,7 +153,7 @@ impl Remote {
         match self.0.scheme {
             Scheme::Http => true,
             Scheme::Http2 => false,
-            Scheme::Https => self.0.speaks_http1.load(Ordering::Relaxed),
+            Scheme::Https => self.0.http1_choice.is_made(),
         }
     }
 }
@@ -176,14 +177,18 @@ impl<B: HttpBody> Service<Request<B>> for Remote {
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
         let mut request = request.map(Body::new);
-        if request.uri().authority().is_none() && !request.headers().contains_key(HOST) {
+        let adds_host =
+            request.uri().authority().is_none() && !request.headers().contains_key(HOST);
+        if adds_host {
             request.headers_mut().insert(HOST, self.0.http1.protocol.host.clone());
         }
-        ResponseFuture(if self.is_http1() {
+        let reports_server = request.extensions().get::<ReportServer>().is_some();
+        let state = if self.is_http1() {
             State::Http1(self.0.http1.send(request, ()))
         } else {
             State::Shared(Box::pin(shared::send(self.0.clone(), request)))
-        })
+        };
+        ResponseFuture { state, adds_host, reported: reports_server.then(|| self.0.clone()) }
     }
 }
 
@@ -197,8 +202,13 @@ impl fmt::Debug for Remote {
 ///
 /// # Panics
 /// When it is polled outside of a Tokio runtime.
-#[derive(Debug)]
-pub struct ResponseFuture(State);
+pub struct ResponseFuture {
+    state: State,
+    /// Whether the request has got this server's `Host`.
+    adds_host: bool,
+    /// The server, if the response must name it.
+    reported: Option<Arc<Shared>>,
+}
 
 #[expect(
     clippy::large_enum_variant,
@@ -212,11 +222,11 @@ enum State {
 
 type SharedFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, AttemptError>> + Send>>;
 
-impl fmt::Debug for State {
+impl fmt::Debug for ResponseFuture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Http1(future) => future.fmt(f),
-            Self::Shared(_) => f.write_str("Shared"),
+        match &self.state {
+            State::Http1(future) => f.debug_tuple("ResponseFuture").field(future).finish(),
+            State::Shared(_) => f.write_str("ResponseFuture(Shared)"),
         }
     }
 }
@@ -225,9 +235,23 @@ impl Future for ResponseFuture {
     type Output = Result<Response<Body>, AttemptError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
+        let mut result = ready!(match &mut self.state {
             State::Http1(future) => Pin::new(future).poll(cx),
             State::Shared(future) => future.as_mut().poll(cx),
+        });
+        if self.adds_host
+            && let Err(error) = &mut result
+            && let Some(request) = error.request_mut()
+        {
+            request.headers_mut().remove(HOST); // it may be sent to another server
         }
+        if let Some(server) = self.reported.take()
+            && let Ok(response) = &mut result
+        {
+            let (host, is_https) =
+                (server.http1.protocol.host.clone(), server.scheme == Scheme::Https);
+            response.extensions_mut().insert(AnsweredBy { host, is_https });
+        }
+        Poll::Ready(result)
     }
 }

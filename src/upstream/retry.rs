@@ -14,10 +14,11 @@ use std::{
 
 use http::{Request, Response};
 use pin_project::pin_project;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep, sleep_until};
 use tower_service::Service;
 
 use self::{config::Config, judge::judge};
+use super::attempt::EnforceDeadline;
 use crate::{
     HttpService,
     body::{Body, HttpBody},
@@ -40,11 +41,12 @@ pub use config::{ATTEMPTS, RetryLayer};
 /// nothing was sent.
 ///
 /// Retries are limited: in number for each request, by a [budget](RetryLayer::budget) for all requests together, and
-/// by time. A request whose deadline has passed is not sent again, unless it was the timeout of [one
-/// attempt](RetryLayer::attempt_timeout). Errors of other types are returned unchanged. Of the last
-/// [`AttemptError`](super::AttemptError), the source is returned.
+/// by time. A request whose deadline has passed, or would pass in the delay before the next attempt, is not sent again,
+/// unless it was the timeout of [one attempt](RetryLayer::attempt_timeout). Errors of other types are returned unchanged.
+/// Of the last [`AttemptError`](super::AttemptError), the source is returned.
 ///
-/// Each attempt after the first one is sent to a clone of the service. Readiness passes through.
+/// Each attempt after the first one is sent to a clone of the service, whose readiness it awaits up to the deadline.
+/// Before the first one, readiness passes through.
 ///
 /// ```
 /// use std::time::Duration;
@@ -128,8 +130,16 @@ pub struct ResponseFuture<S, F> {
 enum State<F> {
     Called(#[pin] F),
     /// The next attempt waits for its delay, and then for the readiness of the service.
-    Waiting(Option<Box<Request<Body>>>, Option<Pin<Box<Sleep>>>),
+    Waiting {
+        request: Option<Box<Request<Body>>>,
+        /// `None` when it has passed.
+        delay: Option<Pin<Box<Sleep>>>,
+        /// `None` until the service was not ready, or without a deadline.
+        end: Option<Pin<Box<Sleep>>>,
+    },
 }
+
+const ENDED: &str = "not polled again after it has ended";
 
 impl<S> Future for ResponseFuture<S, S::Future>
 where
@@ -147,21 +157,33 @@ where
                         Err(error) => error.into(),
                     };
                     let last = this.last_error.take();
+                    let delay = this.config.delay(*this.attempts);
                     let (error, request) =
-                        judge(error, this.config, *this.attempts, *this.deadline, last);
+                        judge(error, this.config, *this.attempts, *this.deadline, delay, last);
                     let Some(request) = request else { return Poll::Ready(Err(error)) };
                     *this.last_error = Some(error);
-                    let delay = this.config.delay(*this.attempts);
-                    let sleep = (!delay.is_zero()).then(|| Box::pin(sleep(delay)));
-                    this.state.set(State::Waiting(Some(request), sleep));
+                    let (request, end) = (Some(request), None);
+                    let delay = (!delay.is_zero()).then(|| Box::pin(sleep(delay)));
+                    this.state.set(State::Waiting { request, delay, end });
                 }
-                StateProj::Waiting(request, delay) => {
+                StateProj::Waiting { request, delay, end } => {
                     if let Some(sleep) = delay {
                         ready!(sleep.as_mut().poll(cx));
                         *delay = None;
                     }
-                    ready!(this.service.poll_ready(cx)).map_err(Into::into)?;
-                    let mut request = request.take().expect("not polled again after it has ended");
+                    let Poll::Ready(is_ready) = this.service.poll_ready(cx) else {
+                        let waiting = request.as_ref().expect(ENDED);
+                        if end.is_none()
+                            && let Some(at) = this.config.end(waiting, *this.deadline)
+                        {
+                            *end = Some(Box::pin(sleep_until(at.into())));
+                        }
+                        let Some(end) = end else { return Poll::Pending };
+                        ready!(end.as_mut().poll(cx));
+                        return Poll::Ready(Err(this.last_error.take().expect(ENDED)));
+                    };
+                    is_ready.map_err(Into::into)?;
+                    let mut request = request.take().expect(ENDED);
                     *this.attempts += 1;
                     this.config.limit_attempt(&mut request, *this.deadline);
                     let future = this.service.call(*request);
@@ -176,7 +198,7 @@ impl Config {
     /// Sets the deadline of the first attempt. Returns the deadline of all attempts together, if that of the attempt
     /// has replaced it.
     fn begin(&self, request: &mut Request<Body>) -> Option<Instant> {
-        if self.total_timeout.is_none() && self.attempt_timeout.is_none() {
+        if !self.has_timeouts() {
             return None;
         }
         let own = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
@@ -186,14 +208,29 @@ impl Config {
         deadline
     }
 
+    /// Returns the time by which all attempts must have ended. `deadline` is what [`begin`](Self::begin) has returned.
+    fn end(&self, request: &Request<Body>, deadline: Option<Instant>) -> Option<Instant> {
+        // Without timeouts of the layer, the request has its own deadline; otherwise that of the attempt.
+        let own = || request.extensions().get().map(|Deadline(at)| *at);
+        if self.has_timeouts() { deadline } else { own() }
+    }
+
+    /// Returns whether attempts get deadlines of this layer.
+    fn has_timeouts(&self) -> bool {
+        self.total_timeout.is_some() || self.attempt_timeout.is_some()
+    }
+
     /// Sets the deadline of the next attempt, which is not after `deadline`.
     fn limit_attempt(&self, request: &mut Request<Body>, deadline: Option<Instant>) {
-        if self.total_timeout.is_none() && self.attempt_timeout.is_none() {
+        if !self.has_timeouts() {
             return;
         }
         let attempt = self.attempt_timeout.and_then(|timeout| clock::now().checked_add(timeout));
         match [attempt, deadline].into_iter().flatten().min() {
-            Some(until) => drop(request.extensions_mut().insert(Deadline(until))),
+            Some(until) => {
+                request.extensions_mut().insert(Deadline(until));
+                request.extensions_mut().insert(EnforceDeadline);
+            }
             None => drop(request.extensions_mut().remove::<Deadline>()),
         }
     }

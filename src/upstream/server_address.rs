@@ -4,7 +4,7 @@ use std::{fmt, io, str::FromStr};
 
 use crate::net::Address;
 
-/// A server: `host:port`, `http://host:port`, `https://host`, `h2://host:port` or `unix:/path`.
+/// A server: `host:port`, `http://host`, `https://host`, `h2://host:port` or `unix:/path`. A URL may have a port, and no path.
 ///
 /// ```
 /// use vestibule::upstream::{Scheme, ServerAddress};
@@ -67,28 +67,41 @@ impl FromStr for ServerAddress {
     type Err = io::Error;
 
     fn from_str(text: &str) -> io::Result<Self> {
-        if let Some(host) = text.strip_prefix("https://") {
-            let host = host.trim_end_matches('/');
-            if host.is_empty() {
-                let why = "'https://' needs a host";
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        for (prefix, scheme, port) in
+            [("https://", Scheme::Https, 443), ("http://", Scheme::Http, 80)]
+        {
+            if let Some(host) = text.strip_prefix(prefix) {
+                return Ok(Self::new(scheme, parse_host(text, host, port)?));
             }
-            // An IPv6 address contains colons.
-            let has_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
-            let address = if has_port { host.parse() } else { format!("{host}:443").parse() };
-            return Ok(Self::new(Scheme::Https, address?));
         }
         if let Some(host) = text.strip_prefix("h2://") {
             return Ok(Self::new(Scheme::Http2, host.parse()?));
         }
         let address = text.parse().map_err(|_| {
             let why = format!(
-                "'{text}' is neither host:port, http://host:port, https://host, h2://host:port nor unix:/path"
+                "'{text}' is neither host:port, http://host, https://host, h2://host:port nor unix:/path"
             );
             io::Error::new(io::ErrorKind::InvalidInput, why)
         })?;
         Ok(Self::new(Scheme::Http, address))
     }
+}
+
+/// Parses the part of `url` after its scheme, with this default port.
+fn parse_host(url: &str, host: &str, port: u16) -> io::Result<Address> {
+    let host = host.trim_end_matches('/');
+    if host.is_empty() || host.contains('/') {
+        let why = match host {
+            "" => format!("'{url}' needs a host"),
+            _ => format!(
+                "'{url}' has a path, and an address has none: see `UpstreamBuilder::rewrite`"
+            ),
+        };
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    // An IPv6 address contains colons.
+    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
+    if has_port { host.parse() } else { format!("{host}:{port}").parse() }
 }
 
 impl fmt::Display for ServerAddress {
@@ -110,7 +123,9 @@ mod tests {
     fn address_is_parsed_with_its_scheme_and_default_port() {
         for (text, scheme, shown, host) in [
             ("a:80", Scheme::Http, "a:80", Some("a")),
-            ("http://a:80", Scheme::Http, "a:80", Some("a")),
+            ("http://a:8080/", Scheme::Http, "a:8080", Some("a")),
+            ("http://a", Scheme::Http, "a:80", Some("a")),
+            ("http://[::1]", Scheme::Http, "[::1]:80", Some("[::1]")),
             ("unix:/a", Scheme::Http, "unix:/a", None),
             ("h2://a:80", Scheme::Http2, "h2://a:80", Some("a")),
             ("https://a", Scheme::Https, "https://a:443", Some("a")),
@@ -122,8 +137,15 @@ mod tests {
             assert_eq!((address.scheme(), &*address.to_string()), (scheme, shown), "{text}");
             assert_eq!(address.host(), host);
         }
-        for text in ["", "a", "https://", "https://a/b", "h2://a", "ftp://a:1", "https://a:x"] {
+        for text in
+            ["", "a", "https://", "http://", "https://a/b", "h2://a", "ftp://a:1", "https://a:x"]
+        {
             assert!(text.parse::<ServerAddress>().is_err(), "{text}");
         }
+        let error = "http://a:80/b".parse::<ServerAddress>().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "'http://a:80/b' has a path, and an address has none: see `UpstreamBuilder::rewrite`"
+        );
     }
 }

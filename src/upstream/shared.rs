@@ -5,7 +5,7 @@ mod runtime_pool;
 use std::{
     collections::HashMap,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -15,7 +15,6 @@ use tokio::runtime::{Handle, Id};
 use self::runtime_pool::{Checkout, RuntimePool};
 use super::{
     error::{AttemptError, AttemptErrorKind, Unreachable},
-    history::History,
     pooled::PoolExhausted,
     remote::Shared,
     server_address::Scheme,
@@ -27,7 +26,7 @@ use crate::{
         h2::client::{Cause, Connection, ExchangeError, handshake},
     },
     error::{Error, Kind},
-    net::tls,
+    net::{clock, tls},
     peer::Deadline,
 };
 
@@ -70,33 +69,53 @@ impl SharedConnections {
 /// The application protocols that are offered to a server (ALPN).
 pub(super) const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
 
+/// Maximum number of connections that a server may end by GOAWAY without an error before it has processed a request, for which the attempt
+/// continues on another one: 5, as in Go's transport. A server that ends its connections after a number of requests does
+/// so with requests on their way, more than it takes on one connection if many are sent at once.
+const MAX_GOAWAYS: usize = 5;
+
 /// Sends a request on a connection with a free stream, or on a new one; by HTTP/1.1 if the server selects that.
 pub(super) async fn send(
     shared: Arc<Shared>,
-    request: Request<Body>,
+    mut request: Request<Body>,
 ) -> Result<Response<Body>, AttemptError> {
     let pool = shared.connections.pool();
-    let connection = match pool.try_checkout(shared.http1.config()) {
-        Some(connection) => connection,
-        None => {
-            let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
-            match connect(&shared, &pool, deadline).await {
-                Ok(Some(connection)) => connection,
-                Ok(None) => return shared.http1.send(request, ()).await,
-                Err(error) => return Err(error.with_request(request)),
+    let mut goaways = 0;
+    loop {
+        let connection = match pool.try_checkout(shared.http1.config()) {
+            Some(connection) => connection,
+            None => {
+                let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
+                match connect(&shared, &pool, deadline).await {
+                    Ok(Some(connection)) => connection,
+                    Ok(None) => return shared.http1.send(request, ()).await,
+                    Err(error) => return Err(error.with_request(request)),
+                }
             }
+        };
+        match connection.exchange(request).await {
+            Ok(response) => return Ok(response),
+            // Sent on a connection whose ALPN offers HTTP/1.1 alone, as browsers do.
+            Err(ExchangeError {
+                cause: Cause::NoExtendedConnect, request: Some(unsent), ..
+            }) if shared.scheme == Scheme::Https => return shared.http1.send(*unsent, ()).await,
+            Err(ExchangeError {
+                cause: Cause::Closed(error),
+                delivery: Delivery::NotSent,
+                request: Some(unprocessed),
+                ..
+            }) if goaways < MAX_GOAWAYS && is_graceful_end(&error) => {
+                goaways += 1;
+                request = *unprocessed;
+            }
+            Err(error) => return Err(attempt_error(error)),
         }
-    };
-    match connection.exchange(request).await {
-        Ok(response) => Ok(response),
-        // Sent on a connection whose ALPN offers HTTP/1.1 alone, as browsers do.
-        Err(ExchangeError { cause: Cause::NoExtendedConnect, request: Some(request), .. })
-            if shared.scheme == Scheme::Https =>
-        {
-            shared.http1.send(*request, ()).await
-        }
-        Err(error) => Err(attempt_error(error)),
     }
+}
+
+/// Returns whether the server has ended a connection without an error (RFC 9113 section 6.8).
+fn is_graceful_end(error: &h2::Error) -> bool {
+    error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
 }
 
 /// Returns a connection with a free stream, or opens one within the connect timeout. At the maximum number of connections
@@ -108,33 +127,58 @@ async fn connect(
 ) -> Result<Option<Connection>, AttemptError> {
     let config = shared.http1.config();
     let connected = async {
-        let _connecting = match pool.checkout(config).await.map_err(exhausted)? {
+        let error = match pool.checkout(config).await.map_err(exhausted)? {
             Checkout::Open(connection) => return Ok(Some(connection)),
-            Checkout::Connect(connecting) => connecting,
+            Checkout::Failed(error) => error,
+            // The first request on the connection tells whether the server has failed.
+            Checkout::Ended(error) => {
+                let source = Unreachable::into_error(shared.http1.address.clone(), error);
+                return Err(AttemptError::new(
+                    AttemptErrorKind::StaleConnection,
+                    Delivery::NotSent,
+                    source,
+                ));
+            }
+            // Another request has learned it.
+            Checkout::Connect(_) if shared.http1_choice.is_made() => return Ok(None),
+            Checkout::Connect(connecting) => {
+                let opened = tokio::time::timeout(config.connect_timeout, open(shared, pool));
+                match opened.await {
+                    Ok(Ok(connection)) => return Ok(connection),
+                    Ok(Err(error)) => connecting.fail(error),
+                    Err(_) => connecting.fail(io::ErrorKind::TimedOut.into()),
+                }
+            }
         };
-        let source = match tokio::time::timeout(config.connect_timeout, open(shared, pool)).await {
-            Ok(Ok(connection)) => return Ok(connection),
-            Ok(Err(error)) => error,
-            Err(_) => io::ErrorKind::TimedOut.into(),
-        };
+        let source = io::Error::new(error.kind(), error);
         let source = Unreachable::into_error(shared.http1.address.clone(), source);
         Err(AttemptError::new(AttemptErrorKind::Unreachable, Delivery::NotSent, source))
     };
     let Some(deadline) = deadline else { return connected.await };
+    if deadline <= clock::now() {
+        return Err(too_late().excuse_endpoint());
+    }
     match tokio::time::timeout_at(deadline.into(), connected).await {
         Ok(result) => result,
-        Err(_) => {
-            let cause = Cause::Deadline.into_error();
-            Err(AttemptError::new(AttemptErrorKind::Timeout, Delivery::NotSent, cause))
+        // The request has waited for others.
+        Err(_) if !pool.awaits_settings(config) && pool.is_full(config) => {
+            Err(too_late().excuse_endpoint())
         }
+        Err(_) => Err(too_late()),
     }
+}
+
+/// Returns the error of a request whose deadline has passed.
+fn too_late() -> AttemptError {
+    let cause = Cause::Deadline.into_error();
+    AttemptError::new(AttemptErrorKind::Timeout, Delivery::NotSent, cause)
 }
 
 /// Opens a connection for its first request.
 async fn open(shared: &Shared, pool: &Arc<RuntimePool>) -> io::Result<Option<Connection>> {
     let stream = shared.connector.connect().await?;
     if shared.scheme == Scheme::Https && tls::alpn(&stream) != Some(b"h2") {
-        shared.speaks_http1.store(true, Ordering::Relaxed);
+        shared.http1_choice.make();
         return Ok(None);
     }
     let scheme = match shared.scheme {
@@ -158,7 +202,10 @@ fn exhausted(why: PoolExhausted) -> AttemptError {
 /// Converts the error of an exchange, with the request if it was returned.
 #[cold]
 fn attempt_error(error: ExchangeError) -> AttemptError {
-    let ExchangeError { cause, delivery, request, .. } = error;
+    let ExchangeError { cause, delivery, request, awaits_body, .. } = error;
+    // Nothing was sent, or the client has not sent all of the request.
+    let is_excused =
+        matches!(cause, Cause::Deadline) && (delivery == Delivery::NotSent || awaits_body);
     let kind = match cause {
         // The connection ends, or the server allows no further request on it: another connection can be used.
         Cause::Closed(_) | Cause::Reset(_) if delivery == Delivery::NotSent => {
@@ -168,14 +215,13 @@ fn attempt_error(error: ExchangeError) -> AttemptError {
         Cause::Timeout | Cause::Deadline => AttemptErrorKind::Timeout,
         Cause::Unsendable | Cause::NoExtendedConnect | Cause::Body(_) => AttemptErrorKind::Request,
     };
-    let error = AttemptError::new(kind, delivery, cause.into_error());
+    let mut error = AttemptError::new(kind, delivery, cause.into_error());
+    if is_excused {
+        error = error.excuse_endpoint();
+    }
     match request {
-        Some(mut request) => {
-            if kind == AttemptErrorKind::StaleConnection {
-                History::require_new_connection(&mut request);
-            }
-            error.with_request(*request)
-        }
+        // The next attempt finds no connection that has ended, so it needs no new one.
+        Some(request) => error.with_request(*request),
         None => error,
     }
 }

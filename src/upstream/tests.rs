@@ -3,7 +3,9 @@
 
 mod copies;
 mod endpoints;
+mod options;
 mod retry;
+mod slow;
 
 use std::{
     collections::VecDeque,
@@ -27,9 +29,9 @@ use crate::{
     policy::pick::{Candidates, RoundRobin},
 };
 
-/// Awaits a future. Panics after 20 s, for which no test waits. The clock must not be paused: it would advance to that time.
+/// Awaits a future. Panics after 60 s, for which no test waits. The clock must not be paused: it would advance to that time.
 pub(super) async fn within<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(20), future).await.expect("it hangs")
+    tokio::time::timeout(Duration::from_secs(60), future).await.expect("it hangs")
 }
 
 type Outcome = Result<Response<Body>, BoxError>;

@@ -16,7 +16,8 @@ impl UpstreamBuilder {
 }
 
 impl RemoteBuilder {
-    /// Connects with TLS.
+    /// Connects with TLS, also to an address without `https://`, and sets how the server is verified. The default for
+    /// `https://` is [`tls::Client::new`]: the roots of the system.
     pub fn tls(mut self, client: tls::Client) -> Self {
         self.address = ServerAddress::new(Scheme::Https, self.address.address().clone());
         self.options.tls = Some(client);

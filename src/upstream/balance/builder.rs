@@ -18,11 +18,13 @@ use crate::{
 /// The handling of a request when there is no endpoint, or an operator has taken all endpoints out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EmptySet {
-    /// The request fails at once with [`NoEndpoint`](crate::upstream::NoEndpoint), which becomes 503.
+    /// The request fails at once with [`NoEndpoint`](crate::upstream::NoEndpoint), which becomes 503. So do requests
+    /// that wait in the queue.
     #[default]
     Fail,
     /// The request waits in the [queue](BalanceBuilder::queue), for example while a program starts and its endpoints are not
-    /// yet known.
+    /// yet known. There must be a queue: without one, the default, the request fails at once with
+    /// [`QueueError::Full`](crate::upstream::QueueError), which becomes 503.
     Wait,
 }
 

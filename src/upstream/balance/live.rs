@@ -1,6 +1,9 @@
 //! Methods of `Balance` that read and change it at run time.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use super::Balance;
 use crate::{
@@ -60,17 +63,24 @@ impl<S, P> Balance<S, P> {
 impl<S: Clone, P: Pick> Balance<S, P> {
     /// Adds an endpoint, which begins with a [slow start](HealthOptions::slow_start). An endpoint with the same key
     /// is replaced and returned; its requests continue.
+    ///
+    /// A clone of an endpoint of the set, for example with another tier, shares its load and health, which do not
+    /// change.
     pub fn insert(&self, endpoint: Endpoint<S>) -> Option<Endpoint<S>> {
-        let handle = endpoint.handle();
-        handle.health().set_draining(false); // it may have been removed and drained before
-        handle.health().start_slowly(handle.age(clock::now()), &self.0.group.options());
+        let options = self.health_options();
         self.0.change(|old| {
             let mut endpoints = old.to_vec();
-            let at = endpoints.iter().position(|e| e.key() == endpoint.key());
-            let replaced = match at {
-                Some(at) => {
-                    endpoints[at].handle().drain();
-                    Some(std::mem::replace(&mut endpoints[at], endpoint))
+            let known = endpoints.iter_mut().find(|e| e.key() == endpoint.key());
+            if known.as_ref().is_none_or(|known| !known.handle().is_same(endpoint.handle())) {
+                join(endpoint.handle(), Some(&options));
+            }
+            let replaced = match known {
+                Some(known) => {
+                    let replaced = std::mem::replace(known, endpoint);
+                    if !replaced.handle().is_same(known.handle()) {
+                        replaced.handle().drain();
+                    }
+                    Some(replaced)
                 }
                 None => {
                     endpoints.push(endpoint);
@@ -95,25 +105,25 @@ impl<S: Clone, P: Pick> Balance<S, P> {
         })
     }
 
-    /// Replaces all endpoints. An endpoint whose key is already in the set keeps its service, connections, load and
-    /// health, and gets the new weight, tier and zone. Others begin with a slow start. Returns the removed endpoints.
+    /// Replaces all endpoints. An endpoint whose key is already in the set keeps its service, connections, limits, load
+    /// and health, and gets the new weight, tier and zone. Others begin with a slow start. Returns the removed endpoints.
     /// Of several with the same key, the first one is used.
     pub fn replace(&self, endpoints: impl IntoIterator<Item = Endpoint<S>>) -> Vec<Endpoint<S>> {
         let options = self.health_options();
         self.0.change(|old| {
+            let known: HashMap<_, _> = old.iter().map(|e| (e.key(), e)).collect();
             let mut keys = HashSet::new();
             let mut new: Vec<Endpoint<S>> = Vec::new();
             for mut endpoint in endpoints {
                 if !keys.insert(endpoint.key().clone()) {
                     continue;
                 }
-                if let Some(known) = old.iter().find(|e| e.key() == endpoint.key()) {
+                if let Some(&known) = known.get(endpoint.key()) {
                     let place = endpoint.place().clone();
                     endpoint = known.clone();
                     endpoint.set_place(place);
-                } else if !old.is_empty() {
-                    let handle = endpoint.handle();
-                    handle.health().start_slowly(handle.age(clock::now()), &options);
+                } else {
+                    join(endpoint.handle(), Some(&options).filter(|_| !old.is_empty()));
                 }
                 new.push(endpoint);
             }
@@ -121,6 +131,24 @@ impl<S: Clone, P: Pick> Balance<S, P> {
             let removed: Vec<_> = old.iter().filter(is_gone).cloned().collect();
             removed.iter().for_each(|endpoint| endpoint.handle().drain());
             (Some(new), removed)
+        })
+    }
+
+    /// Gives the endpoint with the same key the weight, tier and zone of this one, or otherwise adds this one. Returns
+    /// `false` if there are `max` others.
+    pub(in crate::upstream) fn update_or_insert(&self, endpoint: Endpoint<S>, max: usize) -> bool {
+        let options = self.health_options();
+        self.0.change(|old| {
+            let mut endpoints = old.to_vec();
+            if let Some(known) = endpoints.iter_mut().find(|e| e.key() == endpoint.key()) {
+                known.set_place(endpoint.place().clone());
+            } else if endpoints.len() < max {
+                join(endpoint.handle(), Some(&options).filter(|_| !old.is_empty()));
+                endpoints.push(endpoint);
+            } else {
+                return (None, false);
+            }
+            (Some(endpoints), true)
         })
     }
 
@@ -140,5 +168,14 @@ impl<S: Clone, P: Pick> Balance<S, P> {
     /// Replaces the policy. A `Balance` over `Arc<dyn Pick>` takes a policy of any type.
     pub fn set_policy(&self, policy: P) {
         self.0.change_policy(policy);
+    }
+}
+
+/// Prepares an endpoint that joins a set. With options it begins with a slow start.
+fn join(handle: &EndpointHandle, options: Option<&HealthOptions>) {
+    let health = handle.health();
+    health.set_draining(false); // it may have been removed before
+    if let Some(options) = options {
+        health.start_slowly(handle.age(clock::now()), options);
     }
 }

@@ -1,6 +1,9 @@
 //! Sets that change, limits and what can be seen of them.
 
+mod live;
+mod picks;
 mod queued;
+mod simulation;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -20,7 +23,9 @@ use crate::{
         health::{HealthOptions, Phase},
         pick::{ConsistentHash, PeakEwma, RequestKey, Sticky},
     },
-    upstream::{EndpointLimits, ErasedService, QueueError, QueueOptions, RetryLayer},
+    upstream::{
+        EndpointHandle, EndpointLimits, ErasedService, QueueError, QueueOptions, RetryLayer,
+    },
 };
 
 /// Endpoints that answer with their key, in a body that ends when the test ends it.

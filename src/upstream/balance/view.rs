@@ -41,7 +41,7 @@ pub(super) struct View<'a, S> {
     options: &'a HealthOptions,
     /// Whether too few of the untried endpoints are healthy.
     ignores_health: bool,
-    /// Whether all endpoints were tried.
+    /// Whether the request may go to an endpoint of which only an idle connection was tried.
     may_repeat: bool,
 }
 
@@ -65,7 +65,7 @@ impl<'a, S> View<'a, S> {
             ignores_health,
             may_repeat,
         };
-        view.may_repeat = history.is_some() && endpoints.iter().all(|e| view.is_tried(e));
+        view.may_repeat = history.is_some_and(|history| view.needs_repetition(history));
         view.ignores_health = group.is_panic(now, options) || !view.has_healthy();
         view
     }
@@ -75,23 +75,47 @@ impl<'a, S> View<'a, S> {
         self.ignores_health
     }
 
-    /// Returns whether the endpoint may get the request, whatever the policy picks.
-    pub(super) fn may_send(&self, endpoint: &Endpoint<S>) -> bool {
-        !self.is_tried(endpoint) && endpoint.handle().is_in(self.now)
-    }
-
-    /// Returns the reason why the policy has picked none.
-    pub(super) fn refusal(&self) -> Refusal {
-        let is_open = |e: &&Endpoint<S>| e.handle().is_in(self.now) && !e.handle().is_draining();
-        let mut open = self.endpoints.iter().filter(is_open).peekable();
-        if open.peek().is_none() {
-            return Refusal::Empty;
+    /// Returns the reason why the policy has picked none, or `None` if an endpoint is eligible: it may have become so
+    /// after the pick.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        let mut refusal = Refusal::Empty;
+        for endpoint in self.endpoints {
+            if !endpoint.handle().is_in(self.now) || endpoint.handle().is_draining() {
+                continue;
+            }
+            if !self.is_tried(endpoint) {
+                if self.is_available(endpoint) {
+                    return None;
+                }
+                refusal = Refusal::NoRoom;
+            } else if refusal == Refusal::Empty {
+                refusal = Refusal::Exhausted;
+            }
         }
-        let is_busy = |e: &Endpoint<S>| !self.is_tried(e) && !self.is_available(e);
-        if open.any(is_busy) { Refusal::NoRoom } else { Refusal::Exhausted }
+        Some(refusal)
     }
 
-    fn is_tried(&self, endpoint: &Endpoint<S>) -> bool {
+    /// Returns whether a request is to be repeated at an endpoint of which only an idle connection was tried: no other
+    /// is available, or all were tried.
+    fn needs_repetition(&self, history: &History) -> bool {
+        let (mut is_possible, mut has_untried) = (false, false);
+        for endpoint in self.endpoints {
+            let (key, handle) = (endpoint.key(), endpoint.handle());
+            let is_available = handle.is_available_at(self.now) && handle.has_room();
+            if !history.has_tried(key) {
+                if is_available {
+                    return false;
+                }
+                has_untried = true;
+            } else if is_available && !history.has_exhausted(key) {
+                is_possible = true;
+            }
+        }
+        is_possible || !has_untried
+    }
+
+    /// Returns whether the request must not go to the endpoint, since it was tried there.
+    pub(super) fn is_tried(&self, endpoint: &Endpoint<S>) -> bool {
         match self.history {
             None => false,
             Some(history) if self.may_repeat => history.has_exhausted(endpoint.key()),

@@ -5,7 +5,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use http::Request;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Refusal, SentTo, Shared, refused};
+use super::{SentTo, Shared, refused};
 use crate::{
     HttpService,
     body::Body,
@@ -60,11 +60,12 @@ where
                     ticket.admit();
                     return Ok(sent);
                 }
-                Err((Refusal::Exhausted, request)) => {
+                Err((refusal, back)) if shared.waits(refusal) => request = back,
+                Err((_, request)) => {
+                    ticket.leave();
                     let kind = AttemptErrorKind::NoEndpoint;
                     return Err(refused(kind, Kind::Overloaded, NoEndpoint, request));
                 }
-                Err((_, back)) => request = back,
             }
             ticket.requeue();
         }

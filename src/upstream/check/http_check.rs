@@ -13,6 +13,7 @@ use crate::{
     upstream::{
         call::{next_frame, send},
         endpoint::Endpoint,
+        pooled::ExceedsMaximum,
     },
 };
 
@@ -21,6 +22,9 @@ pub const MAX_CHECK_BODY: usize = 64 << 10;
 
 /// Sends a GET to an endpoint, outside of its load and limits, and expects a status and optionally a text in the
 /// body.
+///
+/// It does not wait for a connection of a server whose [maximum](crate::upstream::PoolConfig::max_connections) is in use,
+/// since that would make a busy server a broken one: it opens one more, and closes it. Over HTTP/2 it waits.
 ///
 /// ```
 /// use vestibule::upstream::check::HttpCheck;
@@ -77,6 +81,7 @@ impl HttpCheck {
         let mut request = Request::new(Body::empty());
         *request.method_mut() = Method::GET;
         *request.uri_mut() = self.target.clone();
+        request.extensions_mut().insert(ExceedsMaximum);
         if let Some(host) = &self.host {
             request.headers_mut().insert(HOST, host.clone());
         }

@@ -1,10 +1,14 @@
 //! `Balance::check`: runs a check for all endpoints of a balancer.
 
 use std::{
-    collections::HashMap,
-    future::Future,
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    future::{Future, poll_fn},
     hash::{BuildHasher, RandomState},
-    sync::Arc,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    sync::{Arc, Weak},
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -15,7 +19,7 @@ use tokio::{
 
 use super::Check;
 use crate::{
-    error::{BoxError, Chain},
+    error::{BoxError, Chain, panic_message},
     net::clock,
     policy::pick::Pick,
     upstream::{Balance, Endpoint, EndpointKey},
@@ -87,33 +91,57 @@ impl Default for CheckOptions {
 }
 
 /// The time of the next check of each endpoint; the first one is immediate.
-#[derive(Default)]
-struct Schedule {
-    due: HashMap<EndpointKey, Instant>,
+struct Schedule<S> {
+    /// The set of the last call, to notice another one.
+    set: Weak<[Endpoint<S>]>,
+    keys: Vec<EndpointKey>,
+    /// The next checks, with the index of the endpoint. The earliest is on top.
+    next: BinaryHeap<Reverse<(Instant, usize)>>,
     random: RandomState,
     count: u64,
 }
 
-impl Schedule {
+impl<S: Clone> Schedule<S> {
+    fn new() -> Self {
+        let set: Weak<[Endpoint<S>; 0]> = Weak::new();
+        let (keys, next) = (Vec::new(), BinaryHeap::new());
+        Self { set, keys, next, random: RandomState::new(), count: 0 }
+    }
+
     /// Returns the endpoints that are due now, and the time of the next check.
-    fn due<S: Clone>(
+    fn due(
         &mut self,
-        endpoints: &[Endpoint<S>],
+        endpoints: &Arc<[Endpoint<S>]>,
         options: CheckOptions,
         now: Instant,
     ) -> (Vec<Endpoint<S>>, Instant) {
-        self.due.retain(|key, _| endpoints.iter().any(|e| e.key() == key));
-        let (mut due, mut next) = (Vec::new(), now + IDLE);
-        for endpoint in endpoints {
-            let at = self.due.entry(endpoint.key().clone()).or_insert(now);
-            if *at <= now {
-                self.count += 1;
-                *at = now + options.until_next((self.random.hash_one(self.count) % 1024) as u32);
-                due.push(endpoint.clone());
-            }
-            next = next.min(*at);
+        // The weak reference keeps the address from being used for another set.
+        if !self.set.ptr_eq(&Arc::downgrade(endpoints)) {
+            self.follow(endpoints, now);
         }
-        (due, next)
+        let mut due = Vec::new();
+        while let Some(mut first) = self.next.peek_mut()
+            && first.0.0 <= now
+        {
+            self.count += 1;
+            let parts = (self.random.hash_one(self.count) % 1024) as u32;
+            due.push(endpoints[first.0.1].clone());
+            first.0.0 = now + options.until_next(parts);
+        }
+        let idle = now + IDLE;
+        (due, self.next.peek().map_or(idle, |first| first.0.0.min(idle)))
+    }
+
+    /// Takes over another set, in which known endpoints keep their times.
+    fn follow(&mut self, endpoints: &Arc<[Endpoint<S>]>, now: Instant) {
+        let keys = std::mem::take(&mut self.keys);
+        let known: HashMap<&EndpointKey, Instant> =
+            self.next.iter().map(|Reverse((at, index))| (&keys[*index], *at)).collect();
+        let at = |endpoint: &Endpoint<S>| known.get(endpoint.key()).copied().unwrap_or(now);
+        let next = endpoints.iter().enumerate().map(|(index, e)| Reverse((at(e), index)));
+        self.next = next.collect();
+        self.keys = endpoints.iter().map(|endpoint| endpoint.key().clone()).collect();
+        self.set = Arc::downgrade(endpoints);
     }
 }
 
@@ -128,7 +156,7 @@ where
     /// An endpoint is down after [`fall`](crate::policy::health::HealthOptions::fall) consecutive failed checks, and
     /// up again after [`rise`](crate::policy::health::HealthOptions::rise) successful ones. Both are logged with the
     /// target `vestibule::upstream`: `endpoint down` at `WARN`, `endpoint up` at `INFO`. The checks of an endpoint
-    /// never overlap.
+    /// never overlap. A check that panics has failed, and is logged as well, at `ERROR`.
     pub fn check<C: Check<S>>(
         &self,
         check: C,
@@ -137,7 +165,7 @@ where
         let (weak, mut is_open) = self.downgrade();
         let check = Arc::new(check);
         async move {
-            let mut schedule = Schedule::default();
+            let mut schedule = Schedule::new();
             let mut checks = JoinSet::new();
             loop {
                 let Some(balance) = weak.upgrade() else { return };
@@ -156,14 +184,33 @@ where
     }
 }
 
+/// Runs a future, and returns the message of its panic if it panics.
+async fn catch_panics<T>(future: impl Future<Output = T>) -> Result<T, String> {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        // The future is not polled again after a panic.
+        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+            Ok(polled) => polled.map(Ok),
+            Err(panic) => Poll::Ready(Err(panic_message(&*panic).to_owned())),
+        }
+    })
+    .await
+}
+
 async fn run<S: Send + Sync + Clone + 'static, C: Check<S>>(
     check: Arc<C>,
     endpoint: Endpoint<S>,
     limit: Duration,
 ) {
     let handle = endpoint.handle().clone();
-    let result = match timeout(limit, check.check(endpoint)).await {
-        Ok(result) => result,
+    let checked = catch_panics(async { check.check(endpoint).await });
+    let result = match timeout(limit, checked).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(panic)) => {
+            let endpoint = handle.key();
+            tracing::error!(target: "vestibule::upstream", %endpoint, panic, "a health check panicked");
+            Err(BoxError::from(format!("panicked: {panic}")))
+        }
         Err(_) => Err(BoxError::from(format!("no result within {limit:?}"))),
     };
     let now = clock::now();
@@ -195,5 +242,30 @@ mod tests {
         assert_eq!(options.until_next(512), Duration::from_secs(95));
         assert_eq!(options.until_next(1024), Duration::from_secs(90));
         assert_eq!(options.jitter(1000).until_next(1024), MIN_INTERVAL);
+    }
+
+    #[test]
+    fn schedule_checks_each_endpoint_once_per_interval_through_changes() {
+        let second = Duration::from_secs(1);
+        let options = CheckOptions::new().interval(10 * second).jitter(0);
+        let set = |keys: &[&str]| -> Arc<[_]> {
+            keys.iter().map(|&key| Endpoint::new(key, ())).collect()
+        };
+        let (mut schedule, begin) = (Schedule::new(), clock::now());
+        let mut due = |set: &Arc<[_]>, after: u32| {
+            let now = begin + after * second;
+            let (due, next) = schedule.due(set, options, now);
+            let mut due: Vec<_> = due.iter().map(|e| e.key().as_str().to_owned()).collect();
+            due.sort();
+            (due.concat(), next - begin)
+        };
+        let (abc, cad) = (set(&["a", "b", "c"]), set(&["c", "a", "d"]));
+        assert_eq!(due(&set(&[]), 0), (String::new(), second));
+        assert_eq!(due(&abc, 1), ("abc".into(), 2 * second));
+        assert_eq!(due(&abc, 5), (String::new(), 6 * second));
+        assert_eq!(due(&cad, 6), ("d".into(), 7 * second));
+        assert_eq!(due(&cad, 11), ("ac".into(), 12 * second));
+        assert_eq!(due(&abc, 12), ("b".into(), 13 * second), "it was not known any more");
+        assert_eq!(due(&abc, 21), ("ac".into(), 22 * second));
     }
 }

@@ -120,3 +120,27 @@ async fn check_that_hangs_is_a_failure() {
     drop(balance);
     task.await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn check_that_panics_is_a_failure_and_runs_again() {
+    let endpoint = endpoint(|_| Ok(Response::new(Body::empty())));
+    let handle = endpoint.handle().clone();
+    let balance = Balance::new([endpoint], RoundRobin::new());
+    let is_broken = Arc::new(AtomicBool::new(true));
+    let broken = is_broken.clone();
+    let panics = move |_: Endpoint<ErasedService>| {
+        assert!(!broken.load(Relaxed), "no such table");
+        std::future::ready(Ok::<_, BoxError>(()))
+    };
+    let task = tokio::spawn(balance.check(panics, CheckOptions::new()));
+    while handle.phase() != Phase::Down {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(&*handle.last_error().unwrap(), "check: panicked: no such table");
+    is_broken.store(false, Relaxed);
+    while handle.phase() != Phase::Ready {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    drop(balance);
+    task.await.unwrap();
+}

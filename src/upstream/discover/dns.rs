@@ -4,7 +4,7 @@
 mod tests;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     fmt, io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
@@ -16,8 +16,11 @@ use futures_core::Stream;
 use hickory_resolver::{
     TokioResolver,
     config::{ConnectionConfig, NameServerConfig, ResolverConfig},
-    net::{NetError, runtime::TokioRuntimeProvider},
-    proto::rr::{RData, RecordType, rdata::SRV},
+    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
+    proto::{
+        op::ResponseCode,
+        rr::{RData, RecordType, rdata::SRV},
+    },
 };
 use tokio::time::sleep;
 
@@ -37,8 +40,9 @@ pub const DNS_MAX_TTL: Duration = Duration::from_secs(300);
 /// Timeout of a query: 2 s. Each name server is queried at most twice; after that the last set remains in use.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Maximum time until the next lookup, while a server of a service has no address: 30 s.
-const MISSING_TTL: Duration = Duration::from_secs(30);
+/// Maximum time until the next lookup, while a server of a service has no address, or the lookup of one type of addresses
+/// fails: 30 s.
+const RETRY_TTL: Duration = Duration::from_secs(30);
 
 /// Pauses after failures: from 1 s to 30 s.
 const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
@@ -53,7 +57,8 @@ type Item = Result<Update, BoxError>;
 ///
 /// A name without addresses is an error, after which the lookup is repeated after 1 s, and up to 30 s if it continues to
 /// fail. If name servers answer that some, but not all, servers of a service have no address, neither A nor AAAA, these are
-/// left out with a warning. Any other failure for one of them is an error.
+/// left out with a warning. Any other failure for one of them is an error. If the lookup of only one type of addresses fails
+/// for another reason, the last addresses of that type remain.
 ///
 /// ```no_run
 /// use vestibule::upstream::discover::DnsSource;
@@ -75,6 +80,8 @@ struct Lookup {
     last: Option<Vec<Target>>,
     /// The servers without an address, of which a warning was logged.
     missing: Vec<String>,
+    /// The addresses of each name in the last answer.
+    known: HashMap<String, BTreeSet<IpAddr>>,
 }
 
 /// The result of a lookup.
@@ -84,6 +91,7 @@ struct Answer {
     valid_until: Instant,
     /// Servers of the service without an address.
     missing: Vec<String>,
+    addresses: HashMap<String, BTreeSet<IpAddr>>,
 }
 
 #[derive(Debug, Clone)]
@@ -144,6 +152,7 @@ impl DnsSource {
             failures: 0,
             last: None,
             missing: Vec::new(),
+            known: HashMap::new(),
         };
         Ok(Self(Steps::new(lookup, |lookup| Box::pin(lookup.next()))))
     }
@@ -159,13 +168,20 @@ fn config(server: SocketAddr) -> ResolverConfig {
     ResolverConfig::from_name_servers(vec![name_server])
 }
 
+impl Answer {
+    fn new(valid_until: Instant) -> Self {
+        Self { targets: Vec::new(), valid_until, missing: Vec::new(), addresses: HashMap::new() }
+    }
+}
+
 impl Lookup {
     /// Waits for the next update.
     async fn next(mut self) -> (Option<Item>, Self) {
         loop {
             sleep(self.wait).await;
             match self.ask().await {
-                Ok(Answer { targets, valid_until, missing }) => {
+                Ok(Answer { targets, valid_until, missing, addresses }) => {
+                    self.known = addresses;
                     if !missing.is_empty() && missing != self.missing {
                         tracing::warn!(target: "vestibule::upstream", ?missing, "servers without an address");
                     }
@@ -190,44 +206,59 @@ impl Lookup {
     async fn ask(&self) -> Result<Answer, BoxError> {
         match &self.question {
             Question::Hosts { name, port } => {
-                let (targets, valid_until) = self.hosts(name, *port, 1, 0).await?;
-                Ok(Answer { targets, valid_until, missing: Vec::new() })
+                let mut answer = Answer::new(clock::now() + DNS_MAX_TTL);
+                self.hosts(name, *port, 1, 0, &mut answer).await?;
+                Ok(answer)
             }
             Question::Srv { name } => self.services(name).await,
         }
     }
 
-    /// Returns the targets of a name in a fixed order, and the time until which they are valid.
+    /// Adds the targets of a name in a fixed order.
     async fn hosts(
         &self,
         name: &str,
         port: u16,
         weight: u32,
         tier: u8,
-    ) -> Result<(Vec<Target>, Instant), Unresolved> {
+        answer: &mut Answer,
+    ) -> Result<(), Unresolved> {
         let found = self.addresses(name).await;
         let (addresses, until) = found.map_err(|error| Unresolved { name: name.into(), error })?;
-        let address = |ip| Address::from(SocketAddr::new(ip, port));
+        let address = |ip: &IpAddr| Address::from(SocketAddr::new(*ip, port));
         let target = |ip| Target { weight, tier, ..Target::new(address(ip)) };
-        Ok((addresses.into_iter().map(target).collect(), until))
+        answer.targets.extend(addresses.iter().map(target));
+        answer.valid_until = answer.valid_until.min(until);
+        answer.addresses.insert(name.into(), addresses);
+        Ok(())
     }
 
     /// Returns the addresses of a name, and the time until which they are valid. The types are looked up apart, since
-    /// `lookup_ip` returns the error of only one of them.
+    /// `lookup_ip` returns the error of only one of them. If one lookup fails, the last addresses of its type are kept,
+    /// unless the name server [answers](is_answer) that there are none.
     async fn addresses(&self, name: &str) -> Result<(BTreeSet<IpAddr>, Instant), NetError> {
         if let Ok(ip) = name.parse() {
             return Ok(([ip].into(), clock::now() + DNS_MAX_TTL));
         }
         let lookup = |record_type| self.resolver.lookup(name, record_type);
-        let found = match tokio::join!(lookup(RecordType::A), lookup(RecordType::AAAA)) {
-            (Ok(a), Ok(aaaa)) => vec![a, aaaa],
-            (Ok(found), Err(_)) | (Err(_), Ok(found)) => vec![found],
+        let (a, aaaa) = tokio::join!(lookup(RecordType::A), lookup(RecordType::AAAA));
+        let (mut addresses, mut until) = (BTreeSet::new(), clock::now() + DNS_MAX_TTL);
+        let (found, error, is_kept): (_, _, fn(&IpAddr) -> bool) = match (a, aaaa) {
+            (Ok(a), Ok(aaaa)) => (vec![a, aaaa], None, |_| false),
+            (Ok(a), Err(error)) => (vec![a], Some(error), IpAddr::is_ipv6),
+            (Err(error), Ok(aaaa)) => (vec![aaaa], Some(error), IpAddr::is_ipv4),
             (Err(a), Err(aaaa)) => return Err(select_error(a, aaaa)),
         };
-        let records = found.iter().flat_map(|lookup| lookup.answers());
-        let addresses = records.filter_map(|record| record.data.ip_addr()).collect();
-        let until = found.iter().map(|lookup| lookup.valid_until()).min();
-        Ok((addresses, until.unwrap_or_else(clock::now)))
+        for lookup in &found {
+            addresses.extend(lookup.answers().iter().filter_map(|record| record.data.ip_addr()));
+            until = until.min(lookup.valid_until());
+        }
+        if error.is_some_and(|error| !is_answer(&error)) {
+            let last = self.known.get(name).into_iter().flatten();
+            addresses.extend(last.filter(|ip| is_kept(ip)));
+            until = until.min(clock::now() + RETRY_TTL);
+        }
+        Ok((addresses, until))
     }
 
     async fn services(&self, name: &str) -> Result<Answer, BoxError> {
@@ -244,20 +275,17 @@ impl Lookup {
         services.sort_by_key(|srv| (srv.priority, srv.target.to_string(), srv.port));
         let priorities: BTreeSet<u16> = services.iter().map(|srv| srv.priority).collect();
         let valid_until = found.valid_until();
-        let mut answer = Answer { targets: Vec::new(), valid_until, missing: Vec::new() };
+        let mut answer = Answer::new(valid_until);
         let mut last_error = None;
         for srv in services {
             let tier = priorities.range(..srv.priority).count();
             let tier = u8::try_from(tier).unwrap_or(u8::MAX);
             let weight = u32::from(srv.weight).max(1);
             let host = srv.target.to_string();
-            match self.hosts(&host, srv.port, weight, tier).await {
-                Ok((hosts, until)) => {
-                    answer.targets.extend(hosts);
-                    answer.valid_until = answer.valid_until.min(until);
-                }
+            match self.hosts(&host, srv.port, weight, tier, &mut answer).await {
+                Ok(()) => {}
                 Err(error) if error.error.is_no_records_found() => {
-                    answer.valid_until = answer.valid_until.min(clock::now() + MISSING_TTL);
+                    answer.valid_until = answer.valid_until.min(clock::now() + RETRY_TTL);
                     answer.missing.push(host);
                     last_error = Some(error);
                 }
@@ -268,6 +296,19 @@ impl Lookup {
             Some(error) if answer.targets.is_empty() => Err(error.into()),
             _ => Ok(answer),
         }
+    }
+}
+
+/// Returns whether a name server has answered that it has no records of a type. dnsmasq refuses the question if it knows
+/// those of another type alone.
+fn is_answer(error: &NetError) -> bool {
+    let NetError::Dns(error) = error else { return false };
+    match error {
+        DnsError::NoRecordsFound(_) => true,
+        DnsError::ResponseCode(code) => {
+            matches!(code, ResponseCode::Refused | ResponseCode::NotImp)
+        }
+        _ => false,
     }
 }
 

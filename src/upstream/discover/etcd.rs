@@ -156,16 +156,20 @@ impl Watcher {
     /// Reads the next message of the watch. Returns whether keys have changed.
     async fn read_watch(&mut self) -> Result<bool, BoxError> {
         let watch = self.watch.as_mut().ok_or("there is no watch")?;
-        let line = loop {
-            if let Some(line) = watch.lines.next()? {
-                break line;
+        let message = loop {
+            match watch.lines.next() {
+                Ok(None) => {}
+                Ok(Some(line)) => break json::parse_watch(&line),
+                Err(error) => break Err(error),
             }
             match next_frame(&mut watch.body).await {
                 Some(data) => watch.lines.push(&data?),
                 None => return Err("the watch has ended".into()),
             }
         };
-        match json::parse_watch(&line)? {
+        // A watch from the same revision would get the invalid message again.
+        let message = message.inspect_err(|_| self.revision = None);
+        match message? {
             Event::Compacted => {
                 self.revision = None;
                 self.watch = None;
@@ -180,9 +184,7 @@ impl Watcher {
                         Change::Delete(key) => drop(self.keys.remove(&key)),
                     }
                 }
-                if is_changed {
-                    self.revision = self.revision.max(Some(revision));
-                }
+                self.revision = self.revision.max(Some(revision));
                 self.failures = 0;
                 Ok(is_changed)
             }

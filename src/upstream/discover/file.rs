@@ -28,7 +28,8 @@ type Item = Result<Update, BoxError>;
 ///
 /// The file is read every [`FILE_INTERVAL`], on a blocking thread, so it may be on a network file system and may be
 /// replaced. A changed text is a new set. A file that cannot be read, or with an invalid line, is an error, which is
-/// reported once.
+/// reported once. Replace the file by a rename, as `mv` does: a file that is written in place may be read while a part of it
+/// is missing.
 ///
 /// ```no_run
 /// use vestibule::upstream::{Endpoint, Remote, Upstream, discover::FileSource};

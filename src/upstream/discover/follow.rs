@@ -105,7 +105,6 @@ where
             let made = endpoint(target).weight(target.weight).tier(target.tier);
             made.zone(&target.zone)
         };
-        let count = self.endpoints().len();
         match update {
             Update::Set(targets) if targets.is_empty() && !options.applies_empty => {
                 tracing::warn!(target: "vestibule::upstream", "the source has no endpoints; the last ones remain in use");
@@ -119,17 +118,12 @@ where
                 self.replace(targets.iter().map(make));
             }
             Update::Insert(target) => {
-                let is_known = self.endpoint(target.key().as_str()).is_some();
-                if is_known || count < options.max_targets {
-                    let others = self.endpoints();
-                    let others = others.iter().filter(|e| *e.key() != target.key()).cloned();
-                    self.replace(others.chain([make(&target)]));
-                } else {
+                if !self.update_or_insert(make(&target), options.max_targets) {
                     tracing::warn!(target: "vestibule::upstream", surplus = 1, "too many endpoints");
                 }
             }
             Update::Remove(key) => {
-                let is_last = count == 1 && self.endpoint(key.as_str()).is_some();
+                let is_last = self.endpoints().len() == 1 && self.endpoint(key.as_str()).is_some();
                 if is_last && !options.applies_empty {
                     tracing::warn!(target: "vestibule::upstream", "the source has no endpoints; the last one remains in use");
                 } else {

@@ -62,18 +62,19 @@ struct State {
 struct Window {
     requests: AtomicU32,
     failures: AtomicU32,
+    timed: AtomicU32,
     micros: AtomicU64,
 }
 
 impl EndpointHandle {
-    pub(super) fn new(key: EndpointKey) -> Self {
+    pub(super) fn new(key: EndpointKey, limits: EndpointLimits) -> Self {
         Self(Arc::new(State {
             key,
             born: clock::now(),
             in_flight: AtomicUsize::new(0),
             pending: AtomicUsize::new(0),
-            max_in_flight: AtomicUsize::new(usize::MAX),
-            max_pending: AtomicUsize::new(usize::MAX),
+            max_in_flight: AtomicUsize::new(limits.max_in_flight()),
+            max_pending: AtomicUsize::new(limits.max_pending()),
             requests: AtomicU64::new(0),
             health: Health::new(),
             latency: PeakLatency::new(DECAY),
@@ -234,6 +235,11 @@ impl EndpointHandle {
             && self.0.pending.load(Relaxed) < self.0.max_pending.load(Relaxed)
     }
 
+    /// Returns whether its pending requests are limited.
+    pub(super) fn has_pending_limit(&self) -> bool {
+        self.0.max_pending.load(Relaxed) != usize::MAX
+    }
+
     /// Begins an attempt. Returns `None` if it is at a limit, or if it is half-open without a free probe, unless
     /// `is_forced`.
     pub(in crate::upstream) fn begin(
@@ -252,12 +258,12 @@ impl EndpointHandle {
         // flag after this sees the drain, or `idle` sees the request.
         state.in_flight.fetch_update(SeqCst, Relaxed, below(&state.max_in_flight)).ok()?;
         if state.pending.fetch_update(Relaxed, Relaxed, below(&state.max_pending)).is_err() {
-            state.in_flight.fetch_sub(1, Relaxed);
+            self.end_in_flight();
             return None;
         }
         let Some(attempt) = state.health.begin(self.age(now), options, is_forced) else {
-            state.pending.fetch_sub(1, Relaxed);
-            state.in_flight.fetch_sub(1, Relaxed);
+            self.end_pending();
+            self.end_in_flight();
             return None;
         };
         state.requests.fetch_add(1, Relaxed);
@@ -287,8 +293,19 @@ impl EndpointHandle {
             let window = &self.0.window;
             window.requests.fetch_add(1, Relaxed);
             window.failures.fetch_add(u32::from(!is_success), Relaxed);
-            let micros = latency.unwrap_or_default().as_micros();
-            window.micros.fetch_add(u64::try_from(micros).unwrap_or(u64::MAX), Relaxed);
+            if let Some(latency) = latency {
+                window.timed.fetch_add(1, Relaxed);
+                let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+                window.micros.fetch_add(micros, Relaxed);
+            }
+        }
+    }
+
+    /// Raises the average latency to that of an attempt that had no response yet, which is a lower bound.
+    pub(super) fn raise_latency(&self, now: Instant, at_least: Duration) {
+        let age = self.age(now);
+        if at_least > self.0.latency.get(age) {
+            self.0.latency.observe(age, at_least);
         }
     }
 
@@ -298,6 +315,7 @@ impl EndpointHandle {
         Sample {
             requests: window.requests.swap(0, Relaxed),
             failures: window.failures.swap(0, Relaxed),
+            timed: window.timed.swap(0, Relaxed),
             latency: Duration::from_micros(window.micros.swap(0, Relaxed)),
         }
     }
@@ -307,6 +325,11 @@ impl EndpointHandle {
         let mut errors = self.errors();
         errors.truncate(LAST_ERRORS - 1);
         errors.push_front((text.into(), now));
+    }
+
+    /// Returns whether both are handles of one endpoint, and not only of endpoints with the same key.
+    pub(in crate::upstream) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     pub(in crate::upstream) fn health(&self) -> &Health {

@@ -27,7 +27,7 @@ pub struct EndpointStatus {
     pub pending: usize,
     /// The limits.
     pub limits: EndpointLimits,
-    /// The recent peak time to the head of a response; zero if it is unknown.
+    /// The recent peak time from the end of a request to the head of its response; zero if it is unknown.
     pub latency: Duration,
     /// The share of recent attempts that succeeded, in thousandths.
     pub success: u16,

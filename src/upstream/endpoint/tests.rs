@@ -136,5 +136,139 @@ async fn response_that_breaks_within_its_body_counts_as_failure() {
     assert_eq!(cut.handle().failures(), 1);
     // One that the client gives up says nothing.
     drop(cut.clone().oneshot(Request::new(Body::empty())).await.unwrap());
-    assert_eq!(cut.handle().failures(), 0, "its head was a success");
+    assert_eq!(cut.handle().failures(), 1);
+}
+
+/// An attempt that is refused counts for a moment, in which another thread may begin to wait.
+#[tokio::test]
+async fn idle_does_not_miss_the_end_of_a_refused_attempt() {
+    let endpoint =
+        endpoint(|| status(StatusCode::OK, None)).limits(EndpointLimits::new().pending(0));
+    let handle = endpoint.handle().clone();
+    let refused = std::thread::spawn(move || {
+        let options = handle.options();
+        for _ in 0..300_000 {
+            let attempt = handle.begin(clock::now(), &options, false, None::<&Arc<Group>>);
+            assert!(attempt.is_none());
+        }
+    });
+    let idle = async {
+        while !refused.is_finished() {
+            endpoint.handle().idle().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), idle).await.expect("it is woken");
+    refused.join().unwrap();
+}
+
+#[tokio::test]
+async fn endpoint_whose_responses_all_break_off_is_ejected() {
+    let endpoint = Endpoint::new(
+        "a",
+        service_fn(|request: Request<Body>| {
+            let (tx, body) = Body::channel(None);
+            if request.uri().path() == "/whole" {
+                tx.finish(None);
+            }
+            std::future::ready(Ok::<_, Infallible>(Response::new(body)))
+        }),
+    );
+    let ask = |path: &str| {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = endpoint.clone().oneshot(request);
+        async { response.await.unwrap().into_body().collect().await.is_ok() }
+    };
+    for _ in 0..4 {
+        assert!(!ask("/cut").await);
+    }
+    assert_eq!(endpoint.handle().failures(), 4);
+    assert!(ask("/whole").await);
+    assert_eq!(endpoint.handle().failures(), 0);
+    for _ in 0..4 {
+        assert!(!ask("/cut").await);
+    }
+    assert!(endpoint.handle().is_available());
+    assert!(!ask("/cut").await);
+    assert!(matches!(endpoint.handle().phase(), Phase::Ejected { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancelled_attempt_raises_the_latency_to_its_duration() {
+    let silent = service_fn(|_: Request<Body>| std::future::pending::<Outcome>());
+    let endpoint = Endpoint::new("a", silent);
+    let cancel_after = async |time| {
+        let call = endpoint.clone().oneshot(Request::new(Body::empty()));
+        tokio::time::timeout(time, call).await.unwrap_err();
+        endpoint.handle().status(endpoint.place()).latency
+    };
+    let ms = Duration::from_millis;
+    assert_eq!(cancel_after(ms(100)).await, ms(100));
+    let known = cancel_after(ms(10)).await;
+    assert!(known > ms(98), "a lower bound lowers nothing: {known:?}");
+    assert_eq!(cancel_after(ms(500)).await, ms(500));
+    assert_eq!(endpoint.handle().failures(), 0);
+}
+
+#[tokio::test]
+async fn option_of_an_endpoint_does_not_change_its_clones() {
+    let endpoint = endpoint(|| status(StatusCode::OK, None));
+    let other = endpoint.clone().limits(EndpointLimits::new().in_flight(0)).weight(7).tier(1);
+    assert_eq!(endpoint.handle().limits(), EndpointLimits::new());
+    assert_eq!((endpoint.place().weight, endpoint.place().tier), (1, 0));
+    assert_eq!((ask(&endpoint).await, ask(&other).await), (Some(200), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_in_which_a_client_sends_is_no_latency_of_the_endpoint() {
+    const SEC: Duration = Duration::from_secs(1);
+    let reads_all = service_fn(|request: Request<Body>| async {
+        request.into_body().collect().await?;
+        tokio::time::sleep(SEC / 10).await;
+        Ok::<_, BoxError>(Response::new(Body::empty()))
+    });
+    let endpoint = Endpoint::new("a", reads_all);
+    let latency = || endpoint.handle().status(endpoint.place()).latency;
+    let begin = || {
+        let (sender, body) = Body::channel(None);
+        (sender, tokio::spawn(endpoint.clone().oneshot(Request::new(body))))
+    };
+    // A client that gives up.
+    let (sender, call) = begin();
+    tokio::time::sleep(60 * SEC).await;
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+    assert_eq!((latency(), endpoint.handle().in_flight()), (Duration::ZERO, 0));
+    drop(sender);
+    // A client that takes a minute.
+    let (sender, call) = begin();
+    tokio::time::sleep(60 * SEC).await;
+    sender.finish(None);
+    call.await.unwrap().unwrap();
+    assert_eq!(latency(), SEC / 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn latency_of_a_stream_in_both_directions_ends_with_the_head() {
+    let (ms, (_sender, body)) = (Duration::from_millis, Body::channel(None));
+    let echo = service_fn(|request: Request<Body>| async {
+        tokio::time::sleep(Duration::from_millis(70)).await;
+        Ok::<_, Infallible>(Response::new(request.into_body()))
+    });
+    let endpoint = Endpoint::new("a", echo);
+    let response = endpoint.clone().oneshot(Request::new(body)).await.unwrap();
+    assert_eq!(endpoint.handle().status(endpoint.place()).latency, ms(70));
+    drop(response);
+}
+
+#[tokio::test]
+async fn response_before_the_end_of_the_upload_is_no_fast_one() {
+    let endpoint = endpoint(|| status(StatusCode::UNAUTHORIZED, None));
+    let options = crate::policy::health::HealthOptions::new().outlier_latency(3);
+    endpoint.handle().set_options(Arc::new(options));
+    let (_sender, body) = Body::channel(None);
+    endpoint.clone().oneshot(Request::new(body)).await.unwrap();
+    let sample = endpoint.handle().take_sample();
+    assert_eq!((sample.requests, sample.failures, sample.timed), (1, 0, 0));
+    ask(&endpoint).await;
+    assert_eq!(endpoint.handle().take_sample().timed, 1);
 }

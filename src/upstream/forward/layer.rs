@@ -86,7 +86,7 @@ impl ForwardLayer {
     }
 
     /// Rewrites the paths of requests, and the redirects and cookies of responses. A request whose path is not below the
-    /// public prefix is answered with 404.
+    /// public prefix is answered with 404, and one with a dot segment with 400.
     #[must_use]
     pub fn rewrite(mut self, rewrite: Rewrite) -> Self {
         self.options.rewrite = Some(Arc::new(rewrite));

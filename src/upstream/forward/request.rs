@@ -11,6 +11,7 @@ use crate::{
     body::{Body, HttpBody},
     peer::Peer,
     semantics::{
+        forwarded::AuthorizedRequest,
         gateway,
         problem::{self, Format},
     },
@@ -20,12 +21,20 @@ impl Options {
     /// Returns the response to a request that is not forwarded.
     pub(super) fn answer<B: HttpBody>(&self, request: &mut Request<B>) -> Option<Response<Body>> {
         if let Some(rewrite) = &self.rewrite {
-            match rewrite.request_target(request.uri()) {
-                Some(target) => *request.uri_mut() = target,
-                None => {
-                    let format = Format::of(request.headers());
-                    return Some(problem::response(StatusCode::NOT_FOUND, None, format));
+            let status = match rewrite.request_target(request.uri()) {
+                Ok(Some(target)) => {
+                    *request.uri_mut() = target;
+                    None
                 }
+                Ok(None) => Some(StatusCode::NOT_FOUND),
+                Err(_) => Some(StatusCode::BAD_REQUEST),
+            };
+            if let Some(status) = status {
+                return Some(problem::response(
+                    status,
+                    None,
+                    Format::of(request.method(), request.headers()),
+                ));
             }
         }
         if !matches!(*request.method(), Method::OPTIONS | Method::TRACE) {
@@ -38,7 +47,9 @@ impl Options {
         }
         Some(match status? {
             StatusCode::OK => Response::new(Body::empty()),
-            status => problem::response(status, None, Format::of(request.headers())),
+            status => {
+                problem::response(status, None, Format::of(request.method(), request.headers()))
+            }
         })
     }
 
@@ -55,6 +66,7 @@ impl Options {
                 gateway::prepare_request(&mut headers, &self.fields, &peer);
             }
         }
+        AuthorizedRequest::restore_fields(request.extensions(), &mut headers);
         *request.headers_mut() = headers;
     }
 

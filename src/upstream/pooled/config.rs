@@ -36,6 +36,20 @@ pub const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 /// # drop(api);
 /// # Ok::<(), std::io::Error>(())
 /// ```
+///
+/// They do not change while a server is in use, as its [limits](super::super::EndpointHandle::set_limits) of concurrent
+/// requests can. For other options, replace the endpoint by one with the same key. The requests of the old one continue:
+///
+/// ```
+/// use vestibule::upstream::{Endpoint, PoolConfig, Remote, ServerAddress, Upstream};
+///
+/// let api = Upstream::new(["127.0.0.1:3000"])?;
+/// let (server, pool): (ServerAddress, _) = ("127.0.0.1:3000".parse()?, PoolConfig::new().max_connections(8));
+/// let remote = Remote::builder(server).pool(pool).build();
+/// let old = api.balance().insert(Endpoint::from(remote));
+/// assert!(old.is_some());
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct PoolConfig {
     pub(super) keep_idle: usize,
@@ -105,6 +119,10 @@ impl PoolConfig {
     /// kept: not even a reset before the first acknowledgement shows that the server did not read the request, since a
     /// server that closes at once acknowledges nothing, and acknowledgements can be lost.
     ///
+    /// The risk remains for a connection that has been idle for less: if its server has been restarted, a request that is
+    /// not idempotent is answered with 502, or with 504 while the network is down. With [`Duration::ZERO`] each such
+    /// request gets a new connection.
+    ///
     /// It has no effect over HTTP/2.
     #[must_use]
     pub fn non_idempotent_idle_timeout(mut self, timeout: Duration) -> Self {
@@ -137,14 +155,19 @@ impl PoolConfig {
     /// is answered with 503. To open a connection in one runtime, an idle one of another may be closed.
     ///
     /// Over HTTP/2 the bound is for each runtime, whose requests share its connections, and a request waits only if
-    /// the server allows no more requests on them.
+    /// the server allows no more requests on them. A connection beyond its [`max_age`](Self::max_age) or
+    /// [`max_requests`](Self::max_requests) does not count while its last requests end, which may take hours.
     #[must_use]
     pub fn max_connections(mut self, n: usize) -> Self {
         self.max_connections = Some(n.max(1));
         self
     }
 
-    /// Sets the maximum number of requests that wait for a connection to a server. Defaults to [`MAX_QUEUED`].
+    /// Sets the maximum number of requests that wait for a connection to a server because
+    /// [`max_connections`](Self::max_connections) are open. Defaults to [`MAX_QUEUED`].
+    ///
+    /// Over HTTP/2 the bound is for each runtime. A request that waits until the connection of another one is open, and the
+    /// server's first SETTINGS have come, is not bounded by it: one connection serves many of them then.
     #[must_use]
     pub fn max_queued(mut self, n: usize) -> Self {
         self.max_queued = n;
@@ -159,6 +182,8 @@ impl PoolConfig {
     }
 
     /// Sets the timeout of connecting. Defaults to [`CONNECT_TIMEOUT`].
+    ///
+    /// Over HTTP/2 it is also that of the wait for the SETTINGS of a connection that another request has opened.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;

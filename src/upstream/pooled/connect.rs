@@ -17,7 +17,7 @@ pub(super) async fn connect<P: Protocol>(
     let timeout = server.config.connect_timeout;
     let until_deadline = deadline.map(|d| d.saturating_duration_since(clock::now()));
     if until_deadline.is_some_and(|left| left.is_zero()) {
-        return Err(too_late::<P>());
+        return Err(too_late::<P>().excuse_endpoint());
     }
     let allowed = until_deadline.map_or(timeout, |left| left.min(timeout));
     let source = match tokio::time::timeout(allowed, server.connector.connect()).await {

@@ -13,7 +13,7 @@ use http::{Request, Response, header::UPGRADE, request};
 use tokio::runtime::{Handle, Id};
 
 use super::{
-    Connection, Extra, Protocol, Server, attempt_error,
+    Connection, ExceedsMaximum, Extra, Protocol, Server, attempt_error,
     capacity::{PoolExhausted, Slot},
     connect::{connect, too_late},
     pool::{CheckedIn, Idle},
@@ -76,10 +76,14 @@ impl<P: Protocol> ResponseFuture<P> {
 /// Acquires a slot, if the server's connections are limited, and continues; or waits for one.
 fn begin<P: Protocol>(exchange: &mut Exchange<P>, now: Instant, cx: &mut Context<'_>) -> Next<P> {
     let deadline = exchange.deadline();
-    let (_, ReturnToPool { server, slot, .. }) = exchange.unsent().expect(ENDED);
+    let (head, ReturnToPool { server, slot, .. }) = exchange.unsent().expect(ENDED);
     if let Some(capacity) = &server.capacity {
         match capacity.try_acquire() {
             Some(acquired) => *slot = Some(Box::new(acquired)),
+            // Without a runtime, the connection is not checked in.
+            None if head.extensions.get::<ExceedsMaximum>().is_some() => {
+                return Next::Connect(Box::pin(connect(server.clone(), deadline)));
+            }
             None => return Next::Wait(Box::pin(capacity.clone().acquire(deadline))),
         }
     }
@@ -135,7 +139,7 @@ fn may_repeat(head: &request::Parts) -> bool {
 /// Creates the error of a request that got no slot.
 fn no_slot<P: Protocol>(error: Option<PoolExhausted>) -> AttemptError {
     match error {
-        None => too_late::<P>(),
+        None => too_late::<P>().excuse_endpoint(),
         Some(exhausted) => {
             let source = Error::new(Kind::Overloaded, exhausted);
             AttemptError::new(AttemptErrorKind::Busy, Delivery::NotSent, source)

@@ -94,9 +94,10 @@ impl<C> Pool<C> {
             Entry::Vacant(entry) => (entry.insert(VecDeque::new()), true),
         };
         let surplus = if idle.len() >= keep { idle.pop_front() } else { None };
+        // Before another thread can see the connection, which it may take and count as gone.
+        let is_over_limit = surplus.is_none() && self.limit.count_one();
         idle.push_back(connection);
         drop(shard);
-        let is_over_limit = surplus.is_none() && self.limit.count_one();
         drop(surplus);
         CheckedIn { is_first, is_over_limit }
     }
@@ -175,4 +176,40 @@ impl<C> Drop for Pool<C> {
 fn lock<C>(shard: &Mutex<Shard<C>>) -> MutexGuard<'_, Shard<C>> {
     // Nothing panics while the lock is held.
     shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    use tokio::runtime::Handle;
+
+    use super::*;
+    use crate::net::clock;
+
+    #[tokio::test]
+    async fn idle_connections_are_counted_before_they_can_be_taken() {
+        let (here, now, limit) = (Handle::current().id(), clock::now(), IdleLimit::new(100));
+        let (pool, is_done) = (Pool::new(limit.clone()), AtomicBool::new(false));
+        let most = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_done.load(Relaxed) {
+                    pool.evict_oldest();
+                }
+            });
+            let watch = scope.spawn(|| {
+                let mut most = 0;
+                while !is_done.load(Relaxed) {
+                    most = most.max(limit.idle());
+                }
+                most
+            });
+            for _ in 0..300_000 {
+                pool.checkin(here, Idle { connection: (), since: now, open: None }, 10);
+            }
+            is_done.store(true, Relaxed);
+            watch.join().unwrap()
+        });
+        assert!(most <= 20, "{most}");
+    }
 }

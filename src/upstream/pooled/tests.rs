@@ -2,7 +2,12 @@ use super::*;
 use crate::upstream::remote::Http1;
 
 fn kind(error: io::ErrorKind, delivery: Delivery, is_reused: bool) -> AttemptErrorKind {
-    let error = ExchangeError { cause: Cause::Io(error.into()), delivery, request: None };
+    let error = ExchangeError {
+        cause: Cause::Io(error.into()),
+        delivery,
+        request: None,
+        awaits_body: false,
+    };
     attempt_error::<Http1>(error, is_reused).kind()
 }
 

@@ -29,6 +29,10 @@ pub(super) fn count_refused(class: Priority) {
     counter!("vestibule_balance_queue_refused_total", &label(class)).increment(1);
 }
 
+pub(super) fn count_abandoned(class: Priority) {
+    counter!("vestibule_balance_queue_abandoned_total", &label(class)).increment(1);
+}
+
 pub(super) fn count_timed_out(class: Priority) {
     counter!("vestibule_balance_queue_timed_out_total", &label(class)).increment(1);
 }

@@ -10,4 +10,6 @@ pub(super) fn count_admitted(_: Priority, _: Duration) {}
 
 pub(super) fn count_refused(_: Priority) {}
 
+pub(super) fn count_abandoned(_: Priority) {}
+
 pub(super) fn count_timed_out(_: Priority) {}

@@ -13,6 +13,10 @@ use std::time::Duration;
 /// | `vestibule_balance_queue_wait_seconds` | histogram | seconds | the wait of requests that got an endpoint |
 /// | `vestibule_balance_queue_refused_total` | counter | requests | that found the queue full or were displaced |
 /// | `vestibule_balance_queue_timed_out_total` | counter | requests | whose timeout passed |
+/// | `vestibule_balance_queue_abandoned_total` | counter | requests | that left for another reason |
+///
+/// Each request that was queued is waiting, or counts once: as admitted, timed out, abandoned, or refused if it was
+/// displaced. Those that found the queue full count as refused, too.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QueueStats {
@@ -28,6 +32,9 @@ pub struct QueueStats {
     pub refused: u64,
     /// Requests whose timeout passed.
     pub timed_out: u64,
+    /// Requests that left without an endpoint before their timeout: their client has gone, or there was no endpoint left
+    /// to wait for.
+    pub abandoned: u64,
     /// The total wait of admitted requests.
     pub total_wait: Duration,
     /// The longest wait of an admitted request.
@@ -50,4 +57,7 @@ pub struct PriorityStats {
     pub refused: u64,
     /// Requests whose timeout passed.
     pub timed_out: u64,
+    /// Requests that left without an endpoint before their timeout: their client has gone, or there was no endpoint left
+    /// to wait for.
+    pub abandoned: u64,
 }

@@ -115,7 +115,12 @@ impl RemoteBuilder {
     }
 
     /// Builds the service.
-    pub fn build(self) -> Remote {
+    ///
+    /// If this build does not support the scheme of the address, or if a server at `https://` has no
+    /// [`tls`](Self::tls) and the system has no root certificates, the requests fail with the reason.
+    pub fn build(mut self) -> Remote {
+        // `Remote::new` and `UpstreamBuilder::build` return this error.
+        let _ = self.options.prepare(self.address.scheme());
         Remote::with_options(&self.address, &self.options)
     }
 }

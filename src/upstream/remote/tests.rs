@@ -1,8 +1,9 @@
 //! Tests of one server on loopback: the pool of idle connections and its owner.
 
+mod judgement;
 mod pool;
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use http::Method;
 use http_body_util::BodyExt;
@@ -214,9 +215,10 @@ async fn request_past_its_deadline_is_not_sent_and_closes_no_connection() {
 
 #[tokio::test]
 async fn failure_reports_whether_the_request_may_have_been_sent() {
-    let (listener, address) = listen().await;
-    let refused: SocketAddr = address.to_string().parse().unwrap();
-    let remote = Remote::builder(address).build();
+    // No other test gets its port when it is closed.
+    let listener = TcpListener::bind("127.76.2.1:0").await.unwrap();
+    let refused = listener.local_addr().unwrap();
+    let remote = Remote::builder(Address::from(refused)).build();
     // The server reads the request and closes.
     let server = async {
         let mut server = accept(&listener).await;

@@ -83,8 +83,10 @@ impl RetryLayer {
         self
     }
 
-    /// Sets the timeout of each attempt, from connecting to the head of the response. After it, the attempt has
-    /// failed, and the request may be sent again. Default: none.
+    /// Sets the timeout of each attempt, from connecting to the head of the response, as its
+    /// [`Deadline`](crate::peer::Deadline). An [`Endpoint`](super::super::Endpoint) ends an attempt 10 ms after it, whatever
+    /// its service; other services must observe it. The request may be sent again if the service returns it, as
+    /// [`Remote`](super::super::Remote) does. Default: none.
     #[must_use]
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.config.attempt_timeout = Some(timeout);
@@ -92,7 +94,8 @@ impl RetryLayer {
     }
 
     /// Sets the timeout of all attempts together, up to the head of a response, in addition to the
-    /// [`Deadline`](crate::peer::Deadline) of the request. Default: none.
+    /// [`Deadline`](crate::peer::Deadline) of the request. It ends the current attempt as
+    /// [`attempt_timeout`](Self::attempt_timeout) does, and no delay continues beyond it. Default: none.
     #[must_use]
     pub fn total_timeout(mut self, timeout: Duration) -> Self {
         self.config.total_timeout = Some(timeout);

@@ -1,6 +1,6 @@
 //! `judge`: decides whether a failed request is sent again.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{Request, header::UPGRADE};
 
@@ -13,14 +13,15 @@ use crate::{
     upstream::error::{AttemptError, AttemptErrorKind},
 };
 
-/// Returns the error, together with the request if it is to be sent again. `last` is the error of the previous
-/// attempt.
+/// Returns the error, together with the request if it is to be sent again after `delay`. `last` is the error of the
+/// previous attempt.
 #[cold]
 pub(super) fn judge(
     error: BoxError,
     config: &Config,
     attempts: u32,
     deadline: Option<Instant>,
+    delay: Duration,
     last: Option<BoxError>,
 ) -> (BoxError, Option<Box<Request<Body>>>) {
     let mut error = match error.downcast::<AttemptError>() {
@@ -42,8 +43,9 @@ pub(super) fn judge(
         | AttemptErrorKind::Service => false,
     };
     let now = clock::now();
+    let end = error.request_mut().and_then(|request| config.end(request, deadline));
     let has_time = (!is_of_time || config.attempt_timeout.is_some())
-        && deadline.is_none_or(|deadline| now < deadline);
+        && end.is_none_or(|end| end.saturating_duration_since(now) > delay);
     if attempts >= config.attempts || !has_time {
         return (error.into_source(), None);
     }

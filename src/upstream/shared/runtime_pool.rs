@@ -2,9 +2,10 @@
 
 use std::{
     future::Future,
+    io,
     pin::pin,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -22,15 +23,24 @@ use crate::{
     upstream::pooled::{PoolConfig, PoolExhausted},
 };
 
+/// Minimum time between two checks whether a connection is idle: 10 ms. With an idle timeout of zero the task would never
+/// sleep while requests are in flight.
+const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(10);
+
 /// The connections of one runtime to a server. Tasks of the runtime drive them.
 #[derive(Debug, Default)]
 pub(super) struct RuntimePool {
     open: Mutex<Vec<OpenConnection>>,
-    /// Held while a connection is being opened, so that a burst of requests opens only one.
-    connecting: tokio::sync::Mutex<()>,
-    /// Notified when a request or a connection has ended.
+    /// Held while a connection is being opened, so that a burst of requests opens only one. It contains the error of the
+    /// last failure.
+    connecting: tokio::sync::Mutex<Option<Arc<io::Error>>>,
+    /// The number of failures to open a connection. Changed only while `connecting` is held.
+    failures: AtomicUsize,
+    /// Notified when a request or a connection has ended, and when the SETTINGS of a connection have been received.
     freed: Arc<Notify>,
-    /// The number of requests that wait, since the maximum number of connections is open.
+    /// The number of requests that wait because the maximum number of connections is open, which is limited.
+    queued: AtomicUsize,
+    /// The number of these and of requests that wait for a connection that another request opens.
     waiting: AtomicUsize,
 }
 
@@ -47,7 +57,27 @@ pub(super) enum Checkout<'a> {
     /// An open connection with a free stream.
     Open(Connection),
     /// The caller must open a connection, and holds the lock meanwhile.
-    Connect(MutexGuard<'a, ()>),
+    Connect(Connecting<'a>),
+    /// The connection for which this request waited could not be opened.
+    Failed(Arc<io::Error>),
+    /// Two connections for whose SETTINGS this request waited ended without them.
+    Ended(io::Error),
+}
+
+/// The lock for opening a connection.
+pub(super) struct Connecting<'a> {
+    pool: &'a RuntimePool,
+    last_error: MutexGuard<'a, Option<Arc<io::Error>>>,
+}
+
+impl Connecting<'_> {
+    /// Records a failure, which all requests that wait for this lock share.
+    pub(super) fn fail(mut self, error: io::Error) -> Arc<io::Error> {
+        let error = Arc::new(error);
+        *self.last_error = Some(error.clone());
+        self.pool.failures.fetch_add(1, Ordering::Relaxed);
+        error
+    }
 }
 
 impl RuntimePool {
@@ -58,6 +88,11 @@ impl RuntimePool {
     /// Returns the number of open connections.
     pub(super) fn len(&self) -> usize {
         lock(&self.open).len()
+    }
+
+    /// Returns whether the maximum number of connections is open.
+    pub(super) fn is_full(&self, config: &PoolConfig) -> bool {
+        config.max_connections.is_some_and(|max| self.len() >= max)
     }
 
     /// Returns the number of requests that wait for a connection.
@@ -79,14 +114,71 @@ impl RuntimePool {
         Some(open.connection.clone())
     }
 
-    /// Returns a connection with a free stream, or the lock for opening one. At the maximum number of connections it
-    /// waits for either.
+    /// Removes a connection, unless it has requests, or was checked out since the last call. `requests` is the number of its
+    /// requests at that call. One that was removed already ends by itself after its last request.
+    fn remove_idle(&self, activity: &Activity, requests: &mut u64) -> bool {
+        // A request that was checked out and is not yet in flight is counted under the same lock.
+        let mut all = lock(&self.open);
+        let Some(at) = all.iter().position(|open| activity.is_of(&open.connection)) else {
+            return false;
+        };
+        let is_unused = activity.active() == 0 && all[at].requests == *requests;
+        *requests = all[at].requests;
+        if is_unused {
+            all.remove(at);
+        }
+        is_unused
+    }
+
+    /// Returns the wait for the SETTINGS of a connection that has not received them, up to the connect timeout after its
+    /// begin. Until then it serves its first request alone, and whether it has room for others is unknown.
+    fn next_settings(
+        &self,
+        config: &PoolConfig,
+    ) -> Option<impl Future<Output = io::Result<()>> + Send + use<>> {
+        self.remove_silent(config);
+        let all = lock(&self.open);
+        let is_new = |c: &Connection| !c.is_closed() && !c.has_settings();
+        let OpenConnection { connection, opened, .. } =
+            all.iter().find(|open| is_new(&open.connection))?;
+        let age = clock::now().saturating_duration_since(*opened);
+        Some(connection.settings(config.connect_timeout.saturating_sub(age)))
+    }
+
+    /// Returns whether a connection has not received the server's SETTINGS. One that has exceeded the connect timeout is
+    /// removed.
+    pub(super) fn awaits_settings(&self, config: &PoolConfig) -> bool {
+        self.next_settings(config).is_some()
+    }
+
+    /// Removes connections whose server has sent no SETTINGS within the connect timeout: each ends after its requests in
+    /// flight.
+    fn remove_silent(&self, config: &PoolConfig) {
+        let now = clock::now();
+        let is_young = |open: &OpenConnection| {
+            now.saturating_duration_since(open.opened) < config.connect_timeout
+        };
+        lock(&self.open).retain(|open| open.connection.has_settings() || is_young(open));
+    }
+
+    /// Returns a connection with a free stream, or the lock for opening one. At the maximum number of connections, and while
+    /// another request opens one, it waits for either. A burst of requests opens no more connections than the server's
+    /// SETTINGS require: only when those of the last connection have come, another one is opened.
+    ///
+    /// If another request fails to open a connection meanwhile, or the server sends no SETTINGS within the connect timeout,
+    /// it returns the error: otherwise requests to a server that does not answer would wait for the timeout one after
+    /// another. The wait survives the end of one connection without SETTINGS, but not of a second one.
+    ///
+    /// # Errors
+    /// At the maximum number of connections: more requests wait than may, or the queue timeout has passed.
     pub(super) async fn checkout(
         &self,
         config: &PoolConfig,
     ) -> Result<Checkout<'_>, PoolExhausted> {
-        let is_full = || config.max_connections.is_some_and(|max| self.len() >= max);
+        let is_full = || self.is_full(config);
         let mut waiter = None;
+        let mut has_ended = false;
+        let mut failures = self.failures.load(Ordering::Relaxed);
         loop {
             // Before the check, so that no notification after it is missed.
             let mut freed = pin!(self.freed.notified());
@@ -94,22 +186,55 @@ impl RuntimePool {
             if let Some(connection) = self.try_checkout(config) {
                 return Ok(Checkout::Open(connection));
             }
+            if let Some(settings) = self.next_settings(config) {
+                Waiter::begin(&mut waiter, self);
+                let result = tokio::select! {
+                    biased;
+                    result = settings => result,
+                    () = freed.as_mut() => continue, // a stream of another connection may be free
+                };
+                match result {
+                    Ok(()) => continue,
+                    Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                        self.remove_silent(config);
+                        return Ok(Checkout::Failed(Arc::new(error)));
+                    }
+                    Err(error) if has_ended => return Ok(Checkout::Ended(error)),
+                    Err(_) => {
+                        has_ended = true;
+                        continue; // the server may have restarted
+                    }
+                }
+            }
             if !is_full() {
-                let connecting = self.connecting.lock().await;
+                let last_error = match self.connecting.try_lock() {
+                    Ok(last_error) => last_error,
+                    Err(_) => {
+                        Waiter::begin(&mut waiter, self);
+                        tokio::select! {
+                            biased;
+                            last_error = self.connecting.lock() => last_error,
+                            () = freed.as_mut() => continue, // a stream may be free before the new connection is open
+                        }
+                    }
+                };
                 if let Some(connection) = self.try_checkout(config) {
                     return Ok(Checkout::Open(connection)); // another request has opened it
                 }
+                if self.awaits_settings(config) {
+                    continue; // another request has opened it, and is its first one
+                }
+                if let Some(error) = &*last_error
+                    && self.failures.load(Ordering::Relaxed) != failures
+                {
+                    return Ok(Checkout::Failed(error.clone()));
+                }
                 if !is_full() {
-                    return Ok(Checkout::Connect(connecting));
+                    return Ok(Checkout::Connect(Connecting { pool: self, last_error }));
                 }
             }
-            let waiter = match &mut waiter {
-                Some(waiter) => waiter,
-                None => waiter.insert(Waiter::new(self, config)?),
-            };
-            if !waiter.wait(freed).await {
-                return Err(PoolExhausted::Timeout(config.queue_timeout));
-            }
+            Waiter::begin(&mut waiter, self).wait_in_queue(config, freed).await?;
+            failures = self.failures.load(Ordering::Relaxed);
         }
     }
 
@@ -127,7 +252,7 @@ impl RuntimePool {
         lock(&self.open).push(OpenConnection { connection, opened, requests: 1 });
         let pool = Arc::downgrade(self);
         Handle::current().spawn(async move {
-            drive(&activity, driver, idle_timeout).await;
+            drive(&pool, &activity, driver, idle_timeout).await;
             activity.close();
             if let Some(pool) = pool.upgrade() {
                 lock(&pool.open).retain(|open| !open.connection.is_closed());
@@ -137,19 +262,27 @@ impl RuntimePool {
     }
 }
 
-/// Drives a connection to its end, or until it has been idle for `idle_timeout`.
-async fn drive<I: Io>(activity: &Activity, mut driver: Driver<I>, idle_timeout: Duration) {
-    let mut exchanges = activity.exchanges();
+/// Drives a connection to its end, or until it has been idle for `idle_timeout`; at most twice that time.
+async fn drive<I: Io>(
+    pool: &Weak<RuntimePool>,
+    activity: &Activity,
+    mut driver: Driver<I>,
+    idle_timeout: Duration,
+) {
+    let interval = idle_timeout.max(MIN_CHECK_INTERVAL);
+    let mut requests = 0;
     loop {
-        match tokio::time::timeout(idle_timeout, &mut driver).await {
+        match tokio::time::timeout(interval, &mut driver).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => {
                 return tracing::debug!(target: "vestibule::upstream", %error, "a connection to a server failed");
             }
-            Err(_) if activity.active() > 0 || activity.exchanges() != exchanges => {
-                exchanges = activity.exchanges();
+            Err(_) => {
+                let is_idle = |pool: Arc<RuntimePool>| pool.remove_idle(activity, &mut requests);
+                if pool.upgrade().is_none_or(is_idle) {
+                    return; // dropping the driver closes the connection
+                }
             }
-            Err(_) => return, // dropping the driver closes the connection
         }
     }
 }
@@ -157,36 +290,57 @@ async fn drive<I: Io>(activity: &Activity, mut driver: Driver<I>, idle_timeout: 
 /// Counts a waiting request until it is dropped.
 struct Waiter<'a> {
     pool: &'a RuntimePool,
-    /// The end of the queue timeout.
-    deadline: Option<Instant>,
+    /// The time since which it waits because the maximum number of connections is open.
+    queued: Option<Instant>,
 }
 
 impl<'a> Waiter<'a> {
-    /// # Errors
-    /// The maximum number of requests waits.
-    fn new(pool: &'a RuntimePool, config: &PoolConfig) -> Result<Self, PoolExhausted> {
-        let max = config.max_queued;
-        if pool.waiting.fetch_add(1, Ordering::Relaxed) >= max {
-            pool.waiting.fetch_sub(1, Ordering::Relaxed);
-            return Err(PoolExhausted::QueueFull(max));
-        }
-        Ok(Self { pool, deadline: clock::now().checked_add(config.queue_timeout) })
+    /// Counts the request, unless it is counted.
+    fn begin<'w>(waiter: &'w mut Option<Self>, pool: &'a RuntimePool) -> &'w mut Self {
+        waiter.get_or_insert_with(|| {
+            pool.waiting.fetch_add(1, Ordering::Relaxed);
+            Self { pool, queued: None }
+        })
     }
 
-    /// Waits for `freed`. Returns `false` when the queue timeout has passed.
-    async fn wait(&self, freed: impl Future<Output = ()>) -> bool {
-        match self.deadline {
+    /// Waits for `freed`.
+    ///
+    /// # Errors
+    /// The maximum number of requests waits, or the queue timeout has passed.
+    async fn wait_in_queue(
+        &mut self,
+        config: &PoolConfig,
+        freed: impl Future<Output = ()>,
+    ) -> Result<(), PoolExhausted> {
+        let since = match self.queued {
+            Some(since) => since,
             None => {
-                freed.await;
-                true
+                let max = config.max_queued;
+                if self.pool.queued.fetch_add(1, Ordering::Relaxed) >= max {
+                    self.pool.queued.fetch_sub(1, Ordering::Relaxed);
+                    return Err(PoolExhausted::QueueFull(max));
+                }
+                *self.queued.insert(clock::now())
             }
-            Some(deadline) => tokio::time::timeout_at(deadline.into(), freed).await.is_ok(),
+        };
+        match since.checked_add(config.queue_timeout) {
+            None => freed.await,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), freed)
+                .await
+                .map_err(|_| PoolExhausted::Timeout(config.queue_timeout))?,
         }
+        Ok(())
     }
 }
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         self.pool.waiting.fetch_sub(1, Ordering::Relaxed);
+        if self.queued.is_some() {
+            self.pool.queued.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

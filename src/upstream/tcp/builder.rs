@@ -202,8 +202,15 @@ impl fmt::Debug for TcpBalanceBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TcpBalanceBuilder")
             .field("addresses", &self.addresses)
+            .field("balance", &self.balance)
+            .field("may_be_empty", &self.may_be_empty)
+            .field("template", &self.template)
             .field("limits", &self.limits)
             .field("max_connections", &self.max_connections)
+            .field("attempts", &self.attempts)
+            .field("total_connect_timeout", &self.total_connect_timeout)
+            .field("proxy_protocol", &self.proxy_protocol)
+            .field("senders", &self.senders)
             .finish_non_exhaustive()
     }
 }

@@ -5,7 +5,7 @@ use std::{future::poll_fn, io};
 use super::{TcpBalance, TcpError, Transferred};
 use crate::{
     error::Chain,
-    net::{Accepted, Acceptor, Drain, DrainWatch, Listener},
+    net::{Accepted, Acceptor, Drain, DrainWatch, Listener, raise_open_files},
     peer::Peer,
 };
 
@@ -14,12 +14,16 @@ impl TcpBalance {
     /// listener is closed and the connections continue: [`Drain::ended`] waits for them, and [`Drain::abort`] aborts
     /// them.
     ///
+    /// Raises the soft limit of open files of this process (`RLIMIT_NOFILE`), as far as its hard limit permits, to four
+    /// for each connection and 1,024 others.
+    ///
     /// The end of each connection, and each one that was not forwarded, is logged as a `DEBUG` or `WARN` event with
     /// the target `vestibule::tcp`.
     ///
     /// # Errors
     /// Those of registering the listener.
     pub async fn serve(&self, listener: Listener, drain: &Drain) -> io::Result<()> {
+        raise_open_files(self.0.max_connections);
         let mut acceptor = Acceptor::new(listener)?;
         let mut watch = drain.watch();
         loop {

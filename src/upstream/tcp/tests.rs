@@ -2,7 +2,10 @@
 
 mod opening;
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicU8, Ordering::Relaxed},
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -63,9 +66,12 @@ async fn server() -> (TcpListener, String) {
     (listener, addr)
 }
 
-/// Returns an address that refuses connections.
-async fn refusing() -> String {
-    server().await.1
+/// Returns an address of its own that refuses connections. The port of a listener that was closed would not do: another
+/// test may get it at once.
+fn refusing() -> String {
+    static COUNT: AtomicU8 = AtomicU8::new(1);
+    // No service: IANA has assigned the port to TCPMUX (RFC 1078).
+    format!("127.76.1.{}:1", COUNT.fetch_add(1, Relaxed))
 }
 
 async fn read_all(stream: &mut TcpStream) -> Vec<u8> {
@@ -135,7 +141,7 @@ async fn connection_forwards_bytes_and_the_end_of_each_direction() {
 #[tokio::test]
 async fn connection_goes_to_another_server_if_one_refuses() {
     let (listener, addr) = server().await;
-    let dead = refusing().await;
+    let dead = refusing();
     let front = start(TcpBalance::builder([dead, addr])).await;
     for _ in 0..3 {
         let mut client = front.connect().await;
@@ -150,7 +156,7 @@ async fn connection_goes_to_another_server_if_one_refuses() {
 
 #[tokio::test]
 async fn connection_without_a_server_is_reset() {
-    let front = start(TcpBalance::builder([refusing().await, refusing().await])).await;
+    let front = start(TcpBalance::builder([refusing(), refusing()])).await;
     let mut client = front.connect().await;
     assert!(is_reset(&mut client).await);
     assert_eq!(front.balance.stats().failed, 1);
@@ -308,7 +314,7 @@ fn builder_returns_error_with_the_invalid_address() {
 
 #[tokio::test]
 async fn servers_of_a_source_are_checked_and_limited() {
-    let ((listener, addr), dead) = (server().await, refusing().await);
+    let ((listener, addr), dead) = (server().await, refusing());
     let builder = TcpBalance::builder([""; 0])
         .empty(EmptySet::Fail)
         .health(HealthOptions::new().fall(1))

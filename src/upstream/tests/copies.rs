@@ -4,8 +4,12 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
+    conn::InterimResponses,
     policy::{pick::First, retry_budget::RetryBudget},
-    upstream::{HedgeLayer, MirrorLayer},
+    upstream::{
+        HedgeLayer, MirrorLayer,
+        history::{HedgedAttempts, History},
+    },
 };
 
 const SEC: Duration = Duration::from_secs(1);
@@ -67,6 +71,29 @@ async fn hedge_sends_second_attempt_to_another_endpoint_if_there_is_one() {
         let began = tokio::time::Instant::now();
         assert_eq!(winner(HedgeLayer::new(SEC).layer(balance), Method::GET).await, won);
         assert_eq!((began.elapsed(), calls.load(Relaxed)), (SEC, 2));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_skips_the_endpoints_of_both_attempts_of_a_hedge() {
+    // The error of "a", which fails last, is the one that is returned.
+    let endpoints = [("a", Some(9 * SEC)), ("b", Some(SEC)), ("c", None)].map(|(name, fails)| {
+        let service = service_fn(move |request: Request<Body>| async move {
+            let Some(after) = fails else {
+                return Ok(Response::new(Body::from(name)));
+            };
+            tokio::time::sleep(after).await;
+            let (kind, sent) = (AttemptErrorKind::ConnectionLost, Delivery::MaybeSent);
+            Err(AttemptError::new(kind, sent, "reset").with_request(request))
+        });
+        Endpoint::new(name, ErasedService::new(service))
+    });
+    let handles = [0, 1].map(|i: usize| endpoints[i].handle().clone());
+    let hedge = HedgeLayer::new(SEC).layer(Balance::new(endpoints, First::new()));
+    let service = RetryLayer::new().attempts(2).layer(hedge);
+    assert_eq!(winner(service, Method::GET).await, "c");
+    for handle in handles {
+        assert_eq!(handle.failures(), 1, "{}", handle.key());
     }
 }
 
@@ -157,4 +184,25 @@ async fn mirror_limits_copies_in_flight_and_times_out_slow_ones() {
     send(service, Method::GET).await.unwrap();
     tokio::task::yield_now().await;
     assert_eq!(calls.load(Relaxed), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn mirror_sends_no_interim_response_of_the_shadow_to_the_client() {
+    let (tx, mut shadowed) = tokio::sync::mpsc::unbounded_channel();
+    let shadow = service_fn(move |request: Request<Body>| {
+        tx.send(request).unwrap();
+        ready(Ok::<_, BoxError>(Response::new(Body::empty())))
+    });
+    let real = slow_at_first(Duration::ZERO, &Arc::default());
+    let service = MirrorLayer::new(shadow).layer(real);
+    let mut request = request(Method::GET);
+    let (interim, attempts) = (InterimResponses::default(), HedgedAttempts::default());
+    request.extensions_mut().insert(interim);
+    request.extensions_mut().insert("kept");
+    History::set_hedged(&mut request, attempts);
+    service.oneshot(request).await.unwrap();
+    let copy = shadowed.recv().await.unwrap();
+    assert!(copy.extensions().get::<InterimResponses>().is_none());
+    assert!(History::of(&copy).is_none());
+    assert!(copy.extensions().get::<&str>().is_some());
 }

@@ -122,3 +122,96 @@ async fn delay_before_an_attempt_is_a_random_part_of_the_backoff() {
     delays.dedup();
     assert!(delays.len() > 10, "{delays:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn retry_fails_at_once_if_the_delay_would_end_after_the_deadline() {
+    let deadline = Duration::from_millis(500);
+    for has_own_deadline in [false, true] {
+        let dead = [0; 9].map(|_| Scripted::new([not_sent as _]));
+        let mut layer = RetryLayer::new().attempts(9).backoff(Backoff::new(1000 * SEC, 1000 * SEC));
+        let mut request = request(Method::GET);
+        let began = Instant::now();
+        if has_own_deadline {
+            request.extensions_mut().insert(Deadline((began + deadline).into_std()));
+        } else {
+            layer = layer.total_timeout(deadline);
+        }
+        let dead: Vec<_> = dead.iter().collect();
+        let error = layer.layer(balance(&dead)).oneshot(request).await.unwrap_err();
+        assert!(error.to_string().contains("refused"), "{error}");
+        assert!(began.elapsed() < deadline, "{:?}", began.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempt_ends_at_its_timeout_if_the_service_has_none() {
+    let hangs = service_fn(|_: Request<Body>| std::future::pending::<Outcome>());
+    let balance = Balance::round_robin([Endpoint::new("a", ErasedService::new(hangs))]);
+    for layer in [RetryLayer::new().attempt_timeout(SEC), RetryLayer::new().total_timeout(SEC)] {
+        let began = Instant::now();
+        let error = send(layer.layer(balance.clone()), Method::GET).await.unwrap_err();
+        assert_eq!(Error::find(&*error).unwrap().kind(), Kind::Timeout);
+        let took = began.elapsed();
+        assert!((SEC..SEC + SEC / 10).contains(&took), "{took:?}");
+    }
+    assert_eq!(balance.endpoints()[0].handle().failures(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn wait_for_readiness_ends_at_the_deadline() {
+    let never = Scripted {
+        script: Arc::new(Script { never_ready: true, ..Script::default() }),
+        is_ready: false,
+    };
+    let balance = balance(&[&never]);
+    let mut request = request(Method::GET);
+    let began = Instant::now();
+    request.extensions_mut().insert(Deadline((began + SEC).into_std()));
+    let error = balance.clone().oneshot(request).await.unwrap_err();
+    assert_eq!((error.kind(), error.delivery()), (AttemptErrorKind::Busy, Delivery::NotSent));
+    let source = error.into_source();
+    assert_eq!(Error::find(&*source).unwrap().kind(), Kind::Timeout);
+    assert!(began.elapsed() < 2 * SEC, "{:?}", began.elapsed());
+    // Another endpoint may be ready.
+    let ready = Scripted::new([]);
+    let both = super::balance(&[&never, &ready]);
+    let retry = RetryLayer::new().attempt_timeout(SEC).layer(both);
+    assert_eq!(send(retry, Method::POST).await.unwrap(), 200);
+}
+
+/// Fails its first request, and is not ready for another one.
+#[derive(Clone, Default)]
+struct Once(Arc<AtomicUsize>);
+
+impl Service<Request<Body>> for Once {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = Ready<Outcome>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        if self.0.load(Relaxed) == 0 { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.0.fetch_add(1, Relaxed);
+        ready(not_sent(request))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn wait_for_readiness_before_another_attempt_ends_at_the_deadline() {
+    for has_own_deadline in [false, true] {
+        let (mut layer, mut request) = (RetryLayer::new(), request(Method::GET));
+        let began = Instant::now();
+        if has_own_deadline {
+            request.extensions_mut().insert(Deadline((began + SEC).into_std()));
+        } else {
+            layer = layer.total_timeout(SEC);
+        }
+        let call = layer.layer(Once::default()).oneshot(request);
+        let error = tokio::time::timeout(9 * SEC, call).await.expect("it ends").unwrap_err();
+        assert!(error.to_string().contains("refused"), "{error}");
+        let took = began.elapsed();
+        assert!((SEC..SEC + SEC / 10).contains(&took), "{took:?}");
+    }
+}

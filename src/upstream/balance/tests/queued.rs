@@ -84,3 +84,104 @@ async fn waiting_request_ends_with_its_deadline_and_leaves_when_dropped() {
     drop(first);
     balance.clone().oneshot(request()).await.unwrap();
 }
+
+/// An endpoint whose responses have an endless body, and wait for a permit.
+fn gated(key: &'static str) -> (Endpoint<ErasedService>, Arc<tokio::sync::Semaphore>) {
+    let (gate, held) = (Arc::new(tokio::sync::Semaphore::new(0)), Held::default());
+    let (permits, endpoint) = (gate.clone(), held.endpoint(key));
+    let service = service_fn(move |request: Request<Body>| {
+        let (permits, mut inner) = (permits.clone(), endpoint.service().clone());
+        async move {
+            permits.acquire().await.unwrap().forget();
+            inner.call(request).await
+        }
+    });
+    (Endpoint::new(key, ErasedService::new(service)), gate)
+}
+
+/// Lets other tasks run until none can continue.
+async fn settle() {
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn head_of_a_response_wakes_request_that_waits_for_its_place() {
+    let (endpoint, gate) = gated("a");
+    let balance = BalanceBuilder::new()
+        .queue(QueueOptions::new(9))
+        .build([endpoint.limits(EndpointLimits::new().pending(1))], RoundRobin::new());
+    let calls = [(); 3].map(|()| tokio::spawn(balance.clone().oneshot(request())));
+    settle().await;
+    assert_eq!(balance.queue_stats().waiting, 2);
+    let (begin, mut responses) = (clock::now(), Vec::new());
+    gate.add_permits(3);
+    for call in calls {
+        responses.push(call.await.unwrap().unwrap());
+    }
+    assert_eq!(clock::now() - begin, Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn probe_that_succeeds_wakes_request_that_waits_for_its_endpoint() {
+    let (held, (endpoint, gate)) = (Held::default(), gated("a"));
+    let full = held.endpoint("full").limits(EndpointLimits::new().in_flight(1));
+    let balance = BalanceBuilder::new()
+        .queue(QueueOptions::new(9))
+        .build([full, endpoint], crate::policy::pick::First::new());
+    let _first = balance.clone().oneshot(request()).await.unwrap();
+    let handle = balance.endpoint("a").unwrap();
+    assert!(handle.health().eject_outlier(handle.age(clock::now()), &HealthOptions::new()));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(handle.phase(), Phase::HalfOpen);
+    let calls = [(); 3].map(|()| tokio::spawn(balance.clone().oneshot(request())));
+    settle().await;
+    assert_eq!((balance.queue_stats().waiting, handle.in_flight()), (2, 1));
+    let (begin, mut responses) = (clock::now(), Vec::new());
+    gate.add_permits(3);
+    for call in calls {
+        responses.push(call.await.unwrap().unwrap());
+    }
+    assert!(responses.iter().all(|response| key_of(response) == "a"));
+    assert_eq!(clock::now() - begin, Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn newcomer_does_not_overtake_request_that_was_called() {
+    let held = Held::default();
+    let balance = BalanceBuilder::new()
+        .queue(QueueOptions::new(1))
+        .build([held.endpoint("a").limits(EndpointLimits::new().in_flight(1))], RoundRobin::new());
+    let first = balance.clone().oneshot(request()).await.unwrap();
+    let second = tokio::spawn(balance.clone().oneshot(request()));
+    settle().await;
+    drop(first);
+    // The task of the second request has not run since.
+    assert_eq!(balance.queue_stats().waiting, 1);
+    let refused = balance.clone().oneshot(request()).await.unwrap_err();
+    assert_eq!(queue_error(&refused), Some(&QueueError::Full));
+    second.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn queued_requests_fail_at_once_when_the_last_endpoint_is_removed() {
+    let held = Held::default();
+    let balance = BalanceBuilder::new()
+        .queue(QueueOptions::new(9))
+        .build([held.endpoint("a").limits(EndpointLimits::new().in_flight(1))], RoundRobin::new());
+    let _first = balance.clone().oneshot(request()).await.unwrap();
+    let calls = [(); 3].map(|()| tokio::spawn(balance.clone().oneshot(request())));
+    settle().await;
+    assert_eq!(balance.queue_stats().waiting, 3);
+    let begin = clock::now();
+    balance.remove("a");
+    // It finds others in the queue.
+    let newcomer = balance.clone().oneshot(request()).await.unwrap_err();
+    assert_eq!((newcomer.kind(), queue_error(&newcomer)), (AttemptErrorKind::NoEndpoint, None));
+    for call in calls {
+        let error = call.await.unwrap().unwrap_err();
+        assert_eq!((error.kind(), queue_error(&error)), (AttemptErrorKind::NoEndpoint, None));
+    }
+    assert_eq!((clock::now() - begin, balance.queue_stats().waiting), (Duration::ZERO, 0));
+}

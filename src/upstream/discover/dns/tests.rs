@@ -1,23 +1,27 @@
 use std::{
     future::poll_fn,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     sync::{Arc, Mutex},
 };
 
 use hickory_resolver::proto::{
-    op::{Message, ResponseCode},
+    op::Message,
     rr::{Name, Record},
 };
-use tokio::net::UdpSocket;
+use tokio::{net::UdpSocket, sync::watch};
 
 use super::*;
 use crate::upstream::tests::within;
 
 /// A name server of the service `app.test.` on `one.test.` and `two.test.`. Both have an A record, and no AAAA record. It
 /// answers questions for the addresses of `two.test.` with the codes for A and AAAA: no error with no record, except if
-/// there is no code.
+/// there is no code. `both.test.` has an A and an AAAA record, unless the code for that type is an error.
 #[derive(Clone, Default)]
-struct NameServer(Arc<Mutex<Option<[ResponseCode; 2]>>>);
+struct NameServer {
+    codes: Arc<Mutex<Option<[ResponseCode; 2]>>>,
+    /// Questions for A records.
+    questions: Arc<watch::Sender<usize>>,
+}
 
 impl NameServer {
     async fn start(&self) -> SocketAddr {
@@ -40,14 +44,24 @@ impl NameServer {
         let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
         answer.metadata.recursion_available = true;
         let name = query.name().clone();
-        let codes = *self.0.lock().unwrap();
+        let codes = *self.codes.lock().unwrap();
+        if query.query_type() == RecordType::A {
+            self.questions.send_modify(|n| *n += 1);
+        }
+        let is_both = name == host("both.test.");
         let data: Vec<RData> = match (query.query_type(), codes) {
             (RecordType::SRV, _) => ["one.test.", "two.test."].map(service).into(),
-            (RecordType::A, Some([code, _])) if name == host("two.test.") => {
+            (RecordType::AAAA, None | Some([_, ResponseCode::NoError])) if is_both => {
+                vec![RData::AAAA("fd00::1".parse::<Ipv6Addr>().unwrap().into())]
+            }
+            (RecordType::A, Some([ResponseCode::NoError, _])) if is_both => {
+                vec![RData::A(Ipv4Addr::new(10, 0, 0, 2).into())]
+            }
+            (RecordType::A, Some([code, _])) if is_both || name == host("two.test.") => {
                 answer.metadata.response_code = code;
                 Vec::new()
             }
-            (RecordType::AAAA, Some([_, code])) if name == host("two.test.") => {
+            (RecordType::AAAA, Some([_, code])) if is_both || name == host("two.test.") => {
                 answer.metadata.response_code = code;
                 Vec::new()
             }
@@ -60,7 +74,14 @@ impl NameServer {
     }
 
     fn set(&self, a: ResponseCode, aaaa: ResponseCode) {
-        *self.0.lock().unwrap() = Some([a, aaaa]);
+        *self.codes.lock().unwrap() = Some([a, aaaa]);
+    }
+
+    /// Waits for `n` further questions for A records.
+    async fn asked(&self, n: usize) {
+        let mut questions = self.questions.subscribe();
+        let begun = *questions.borrow();
+        questions.wait_for(|now| *now >= begun + n).await.unwrap();
     }
 }
 
@@ -107,4 +128,26 @@ async fn dns_source_leaves_out_server_whose_name_does_not_exist() {
         let mut source = DnsSource::srv_at(server.start().await, "app.test.").unwrap();
         assert_eq!(next(&mut source).await.unwrap(), set(&["10.0.0.1:1"]));
     }
+}
+
+#[tokio::test]
+async fn dns_source_keeps_addresses_of_a_type_whose_lookup_fails() {
+    use ResponseCode::{NoError, Refused, ServFail};
+    let server = NameServer::default();
+    let mut source = DnsSource::hosts_at(server.start().await, "both.test.", 80).unwrap();
+    assert_eq!(next(&mut source).await.unwrap(), set(&["10.0.0.1:80", "[fd00::1]:80"]));
+    // The other type is up to date.
+    server.set(NoError, ServFail);
+    assert_eq!(next(&mut source).await.unwrap(), set(&["10.0.0.2:80", "[fd00::1]:80"]));
+    tokio::select! {
+        biased;
+        update = next(&mut source) => panic!("{update:?}"),
+        () = server.asked(2) => {}
+    }
+    server.set(NoError, Refused);
+    assert_eq!(next(&mut source).await.unwrap(), set(&["10.0.0.2:80"]));
+    // Without a last set, one type is better than none.
+    server.set(ServFail, NoError);
+    let mut source = DnsSource::hosts_at(server.start().await, "both.test.", 80).unwrap();
+    assert_eq!(next(&mut source).await.unwrap(), set(&["[fd00::1]:80"]));
 }

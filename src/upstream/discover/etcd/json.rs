@@ -23,6 +23,7 @@ pub(super) struct Range {
 #[derive(Debug, PartialEq)]
 pub(super) enum Event {
     Changes {
+        /// That of the last change; 0 without changes.
         revision: u64,
         changes: Vec<Change>,
     },
@@ -85,20 +86,29 @@ pub(super) fn parse_watch(line: &[u8]) -> Result<Event, BoxError> {
         let reason = result["cancel_reason"].as_str().unwrap_or("no reason");
         return Err(format!("the watch was cancelled: {reason}").into());
     }
-    let revision = number(&result["header"]["revision"]).ok_or("a message without revision")?;
+    if number(&result["header"]["revision"]).is_none() {
+        return Err("a message without revision".into());
+    }
+    // The header has the revision of the store. A watch that is behind has not got all changes up to it.
+    let mut revision = 0;
     let change = |event: &Value| {
         let (key, value) = entry(&event["kv"])?;
+        let modified = number(&event["kv"]["mod_revision"]).ok_or("an event without revision")?;
+        revision = revision.max(modified);
         let is_delete = event["type"] == "DELETE";
         Ok::<_, BoxError>(if is_delete { Change::Delete(key) } else { Change::Put(key, value) })
     };
     let changes = result["events"].as_array().into_iter().flatten().map(change);
-    Ok(Event::Changes { revision, changes: changes.collect::<Result<_, _>>()? })
+    let changes = changes.collect::<Result<_, _>>()?;
+    Ok(Event::Changes { revision, changes })
 }
 
+/// Returns a key and its value. Bytes that are not UTF-8 are replaced, so that such a value is an invalid target beside
+/// valid ones.
 fn entry(entry: &Value) -> Result<(String, String), BoxError> {
     let text = |name: &str| {
         let bytes = STANDARD.decode(entry[name].as_str().unwrap_or_default())?;
-        Ok::<_, BoxError>(String::from_utf8(bytes)?)
+        Ok::<_, BoxError>(String::from_utf8_lossy(&bytes).into_owned())
     };
     Ok((text("key")?, text("value")?))
 }
@@ -156,10 +166,11 @@ mod tests {
         assert_eq!(parse_range(range).unwrap(), Range { revision: 7, entries });
         assert!(parse_range(br#"{"header":{"revision":"7"},"more":true}"#).is_err());
 
-        let events = br#"{"result":{"header":{"revision":"9"},"events":[{"kv":{"key":"L2E=","value":"YjoxIHdlaWdodD0y"}},{"type":"DELETE","kv":{"key":"L2I="}}]}}"#;
+        let events = br#"{"result":{"header":{"revision":"9"},"events":[{"kv":{"key":"L2E=","value":"YjoxIHdlaWdodD0y","mod_revision":"7"}},{"type":"DELETE","kv":{"key":"L2I=","mod_revision":"8"}}]}}"#;
         let changes =
             vec![Change::Put("/a".into(), "b:1 weight=2".into()), Change::Delete("/b".into())];
-        assert_eq!(parse_watch(events).unwrap(), Event::Changes { revision: 9, changes });
+        // A watch that is behind gets later events, too, so the revision of the store does not count.
+        assert_eq!(parse_watch(events).unwrap(), Event::Changes { revision: 8, changes });
         let compacted = br#"{"result":{"header":{},"canceled":true,"compact_revision":"5"}}"#;
         assert_eq!(parse_watch(compacted).unwrap(), Event::Compacted);
         for bad in
@@ -167,6 +178,14 @@ mod tests {
         {
             assert!(parse_watch(bad.as_bytes()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn value_that_is_not_utf_8_is_read_beside_the_others() {
+        let range =
+            br#"{"header":{"revision":"7"},"kvs":[{"key":"L2E=","value":"/w=="},{"key":"L2I="}]}"#;
+        let entries = vec![("/a".into(), "\u{fffd}".into()), ("/b".into(), String::new())];
+        assert_eq!(parse_range(range).unwrap(), Range { revision: 7, entries });
     }
 
     #[test]

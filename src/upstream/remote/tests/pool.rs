@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use super::*;
 use crate::{
     error::{Error, Kind},
-    upstream::{IdleLimit, PoolExhausted},
+    upstream::{
+        Balance, IdleLimit, PoolExhausted,
+        check::{Check, HttpCheck},
+    },
 };
 
 /// Accepts connections and answers their requests, each with 204. Counts connections.
@@ -244,4 +247,41 @@ async fn idle_connection_of_another_runtime_is_closed_for_a_new_one() {
     assert_closed(&mut old).await;
     assert_eq!(remote.idle_connections(), 1);
     runtime.shutdown_background();
+}
+
+#[tokio::test]
+async fn health_check_does_not_wait_for_a_free_connection() {
+    let (listener, address) = listen().await;
+    let remote = Remote::builder(address).pool(PoolConfig::new().max_connections(1)).build();
+    let busy = tokio::spawn(remote.clone().oneshot(get()));
+    let mut first = accept(&listener).await;
+    read_head(&mut first).await;
+    let (check, endpoint) = (HttpCheck::new("/").unwrap(), remote.clone().into());
+    let (result, mut second) = tokio::join!(check.check(endpoint), serve_one(&listener));
+    result.unwrap();
+    assert_closed(&mut second).await;
+    first.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+    busy.await.unwrap().unwrap();
+    assert_eq!(remote.idle_connections(), 1);
+}
+
+#[tokio::test]
+async fn pool_of_a_server_in_use_is_replaced_with_its_endpoint() {
+    let (listener, address) = listen().await;
+    let old = Remote::builder(address.clone()).build();
+    let balance = Balance::round_robin([Endpoint::from(old)]);
+    let before = tokio::spawn(balance.clone().oneshot(get()));
+    let mut first = accept(&listener).await;
+    read_head(&mut first).await;
+    let pool = PoolConfig::new().max_connections(1).max_queued(0);
+    assert!(balance.insert(Remote::builder(address).pool(pool).build().into()).is_some());
+    let after = tokio::spawn(balance.clone().oneshot(get()));
+    let mut second = accept(&listener).await;
+    read_head(&mut second).await;
+    let error = balance.clone().oneshot(get()).await.unwrap_err();
+    assert_eq!(error.kind(), AttemptErrorKind::Busy);
+    for (mut server, call) in [(first, before), (second, after)] {
+        server.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        call.await.unwrap().unwrap();
+    }
 }

@@ -32,7 +32,7 @@ async fn abort_resets_a_connection_that_waits_for_a_server() {
 #[tokio::test]
 async fn abort_ends_the_wait_for_a_proxy_header() {
     let senders = ProxyProtocol::new().trust("127.0.0.0/8".parse().unwrap());
-    let front = start(TcpBalance::builder([refusing().await]).read_proxy_protocol(senders)).await;
+    let front = start(TcpBalance::builder([refusing()]).read_proxy_protocol(senders)).await;
     let mut client = front.connect().await;
     until(|| front.balance.stats().active == 1).await;
     front.drain.abort();
