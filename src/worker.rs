@@ -61,6 +61,7 @@
 //! | [`DeadlineExceeded`] | `Timeout` | waited in the queue beyond its deadline, and was not run |
 //! | [`Closed`] | `Overloaded` | arrived at a closed pool, or was queued when a shutdown timed out |
 //! | [`RequestTimeout`] | `Timeout` | exceeded the request timeout or its deadline |
+//! | [`DrainTimeout`] | `Timeout` | exceeded the drain timeout after its worker was replaced |
 //! | [`WorkerPanicked`] | `Internal` | caused a panic of the application |
 //! | [`WorkersFailed`] | `Overloaded` | arrived while no worker could be started, and was not run |
 //! | [`Cause`](crate::conn::h1::client::Cause) | `BadGateway` | was sent to a worker process that ended, or whose response is not HTTP |
@@ -134,16 +135,16 @@ pub use builder::{ThreadsBuilder, threads, try_threads};
 #[cfg(feature = "process")]
 pub use daemon::{Daemon, DaemonBuilder, DaemonStats, daemon};
 pub use error::{
-    Closed, DeadlineExceeded, FactoryPanicked, NoWorkers, QueueTimeout, RequestTimeout,
-    StillRunning, WorkerPanicked, WorkersFailed,
+    Closed, DeadlineExceeded, DrainTimeout, FactoryPanicked, NoWorkers, QueueTimeout, ReloadFailed,
+    RequestTimeout, StillRunning, WorkerPanicked, WorkersFailed,
 };
 pub use future::ResponseFuture;
 #[cfg(feature = "process")]
 pub use php::{NoPhp, Php, PhpBuilder, PhpFuture, PhpStats, UserRequired, php};
 #[cfg(feature = "process")]
 pub use process::{
-    ApplicationError, ExitedEarly, GateError, Http, NotReady, ProcessesBuilder, Protocol, Python,
-    ReloadFailed, START_TIMEOUT, STOP_TIMEOUT, WorkerProcess, asgi, process, wsgi,
+    ApplicationError, ExitedEarly, GateError, HEALTH_TIMEOUT, Http, NotReady, ProcessesBuilder,
+    Protocol, Python, START_TIMEOUT, STOP_TIMEOUT, WorkerProcess, asgi, process, wsgi,
 };
 #[cfg(feature = "process")]
 pub use processes::{Processes, ProcessesFuture};

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     HttpService,
     error::{BoxError, Error},
-    policy::restart::Config,
+    policy::restart::{Config, Recycle},
 };
 
 /// Time between the request timeout and the abandonment of a worker: 50 ms. An application that awaits ends at
@@ -81,11 +81,13 @@ where
 pub struct ThreadsBuilder<A> {
     factory: Arc<Factory<A>>,
     settings: PoolSettings,
+    recycle: Recycle,
 }
 
 impl<A: HttpService + 'static> ThreadsBuilder<A> {
     fn new(workers: usize, factory: Arc<Factory<A>>) -> Self {
-        Self { factory, settings: PoolSettings::new(workers) }
+        let recycle = Recycle { at_a_time: 1, ..Recycle::NEVER };
+        Self { factory, settings: PoolSettings::new(workers), recycle }
     }
 
     /// Sets the maximum number of workers. The default is `n`: a pool of constant size.
@@ -142,14 +144,33 @@ impl<A: HttpService + 'static> ThreadsBuilder<A> {
     }
 
     /// Sets how many threads may be abandoned at a time. A thread is abandoned, and replaced, when its request
-    /// exceeds the request timeout and does not return. The default is the maximum number of workers.
+    /// exceeds the request timeout and does not return. The default is the maximum number of workers; with 0 none is
+    /// abandoned.
     ///
-    /// There are never more threads than workers and `max` together. At the bound, a further stuck worker is not
+    /// There are never more threads than workers and `max` together, except during a replacement. At the bound, a further stuck worker is not
     /// replaced: its caller gets [`Kind::Timeout`](crate::error::Kind::Timeout), and it takes no other request until its call returns. It is
     /// abandoned and replaced as soon as an abandoned thread exits. While all workers are stuck, requests wait in
     /// the queue until the queue timeout.
     pub fn max_abandoned(mut self, max: usize) -> Self {
         self.settings.max_abandoned = Some(max);
+        self
+    }
+
+    /// Replaces a worker after `requests` requests and a random number of up to `jitter` further ones, so that workers are
+    /// not replaced all at once. By default workers are not replaced.
+    ///
+    /// The worker continues until its replacement has built its application, and then finishes its request and exits. One
+    /// worker is replaced at a time. A replacement that cannot be built is tried again after a pause.
+    pub fn recycle_after(mut self, requests: u64, jitter: u64) -> Self {
+        self.recycle.requests = Some(requests.max(1));
+        self.recycle.jitter = jitter;
+        self
+    }
+
+    /// Replaces a worker that has been ready for `age`, as [`recycle_after`](Self::recycle_after) does. By default workers
+    /// are not replaced.
+    pub fn recycle_age(mut self, age: Duration) -> Self {
+        self.recycle.age = Some(age);
         self
     }
 
@@ -160,7 +181,8 @@ impl<A: HttpService + 'static> ThreadsBuilder<A> {
     /// [`FactoryPanicked`](super::FactoryPanicked), an [`io::Error`](std::io::Error) if a thread or its
     /// runtime could not be started, or [`NoWorkers`](super::NoWorkers) if `n` is 0.
     pub fn start(self) -> Result<Threads, Error> {
-        let pool = self.settings.build(|config| Config { grace: GRACE, ..config })?;
+        let recycle = Recycle { seed: std::process::id().into(), ..self.recycle };
+        let pool = self.settings.build(|config| Config { grace: GRACE, recycle, ..config })?;
         let executor = ThreadExecutor::new(pool.clone(), self.factory);
         let supervisor = supervisor::start(&pool, executor)?;
         Ok(Threads::new(pool, supervisor))
@@ -169,6 +191,9 @@ impl<A: HttpService + 'static> ThreadsBuilder<A> {
 
 impl<A> fmt::Debug for ThreadsBuilder<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ThreadsBuilder").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("ThreadsBuilder")
+            .field("settings", &self.settings)
+            .field("recycle", &self.recycle)
+            .finish_non_exhaustive()
     }
 }

@@ -48,7 +48,7 @@ pub struct DaemonBuilder {
 }
 
 impl DaemonBuilder {
-    /// Sets the number of processes. The default is 1.
+    /// Sets the number of processes. The default is 1. Zero is an error of [`start`](Self::start).
     pub fn instances(mut self, n: usize) -> Self {
         self.instances = n;
         self
@@ -91,6 +91,7 @@ impl DaemonBuilder {
             scale: Scale::FIXED,
             max_abandoned: 0,
             request_timeout: Duration::MAX,
+            drain_timeout: None,
             grace: Duration::MAX,
             backoff: RESTART_BACKOFF,
             start_timeout: None,

@@ -33,6 +33,12 @@ pub struct WorkersFailed;
 #[error("the application did not finish within {0:?}")]
 pub struct RequestTimeout(pub Duration);
 
+/// The worker was replaced, and the application did not finish the request within the
+/// [drain timeout](super::ProcessesBuilder::drain_timeout).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the worker was replaced, and the application did not finish within the drain timeout")]
+pub struct DrainTimeout;
+
 /// The application panicked while it ran the request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the application panicked: {message}")]
@@ -55,4 +61,21 @@ pub struct FactoryPanicked {
 pub struct StillRunning {
     /// The number of these workers.
     pub workers: usize,
+}
+
+/// A reload has failed. The old workers continue to serve requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReloadFailed {
+    /// A new worker ended before it was ready. The log has its error or its output.
+    #[error(
+        "a new worker ended before it was ready; the old workers continue, and the log has the reason"
+    )]
+    Exited,
+    /// The new workers were not ready in time.
+    #[error("the new workers were not ready in time; the old workers continue")]
+    TimedOut,
+    /// Another reload is in progress, or the pool is closed.
+    #[error("the pool is closed, or another reload is in progress")]
+    Refused,
 }

@@ -41,6 +41,9 @@ pub(super) trait Executor: Send + 'static {
         let _ = id;
     }
 
+    /// Releases what only workers of a past generation need, since a reload has ended. The default does nothing.
+    fn on_reloaded(&mut self) {}
+
     /// Stops worker `id`, which did not become ready in time and reports that by `on_failed`. The default does
     /// nothing, for executors without such a timeout.
     fn time_out(&mut self, id: WorkerId) {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    error::StillRunning,
+    error::{ReloadFailed, StillRunning},
     future::ResponseFuture,
     pool::Pool,
     queue::{
@@ -24,7 +24,7 @@ use crate::{
     error::{Error, Kind},
     net::Gate,
     peer::Deadline,
-    policy::restart::{WorkerId, after},
+    policy::restart::{Reloaded, WorkerId, after},
 };
 
 /// A shared owner of a pool, and the permit for the next request.
@@ -81,6 +81,24 @@ impl PoolHandle {
         pool.refuse_all(closed);
         let workers = pool.lock().supervisor.alive();
         Err(Error::new(Kind::Timeout, StillRunning { workers }))
+    }
+
+    /// Replaces all workers by a new generation, which must be ready within `timeout`.
+    ///
+    /// # Errors
+    /// [`Kind::Internal`] with [`ReloadFailed`].
+    pub(super) async fn reload(&self, timeout: Duration) -> Result<(), Error> {
+        let ended = match self.owner.pool.reload(timeout) {
+            Some(ended) => ended.await.unwrap_or(Reloaded::Closed),
+            None => Reloaded::Closed,
+        };
+        let failed = match ended {
+            Reloaded::Ready => return Ok(()),
+            Reloaded::Exited => ReloadFailed::Exited,
+            Reloaded::TimedOut => ReloadFailed::TimedOut,
+            Reloaded::Closed => ReloadFailed::Refused,
+        };
+        Err(Error::new(Kind::Internal, failed))
     }
 
     pub(super) fn poll_reserve(&mut self, cx: &mut Context<'_>) -> Poll<()> {

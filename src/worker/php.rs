@@ -33,14 +33,26 @@ const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// contract.
 ///
 /// The `.php` files of the folder are scripts (see [`Scripts`](crate::semantics::cgi::Scripts)). All other paths are
-/// handled by the [front controller](PhpBuilder::front_controller). Other files are not served: serve a folder without
-/// scripts with [`files`](crate::files).
+/// handled by the [front controller](PhpBuilder::front_controller), which is `/index.php`. Other files are not served: serve
+/// a folder without scripts with [`files`](crate::files).
 ///
 /// ```no_run
 /// use vestibule::{Router, files, worker};
 ///
-/// let php = worker::php("/srv/shop/public").children(8).front_controller("/index.php").start()?;
+/// let php = worker::php("/srv/shop/public").children(8).start()?;
 /// let site = Router::new().nest("/assets", files::dir("/srv/shop/public/assets")).fallback(php);
+/// # drop(site);
+/// # Ok::<_, vestibule::Error>(())
+/// ```
+///
+/// If static files lie beside the scripts, as those of WordPress do, [exclude](crate::files::DirBuilder::exclude_suffix) the
+/// scripts, whose source would be served otherwise:
+///
+/// ```no_run
+/// use vestibule::{files::DirBuilder, worker};
+///
+/// let php = worker::php("/srv/blog").children(8).start()?;
+/// let site = DirBuilder::dir("/srv/blog").exclude_suffix(".php").or(php);
 /// # drop(site);
 /// # Ok::<_, vestibule::Error>(())
 /// ```
@@ -54,7 +66,7 @@ pub fn php(dir: impl Into<PathBuf>) -> PhpBuilder {
         queue_timeout: QUEUE_TIMEOUT,
         request_timeout: REQUEST_TIMEOUT,
         recycle_after: 0,
-        front_controller: None,
+        front_controller: Some("/index.php".to_owned()),
         captures_output: true,
         program: None,
         user: None,
@@ -85,14 +97,14 @@ pub struct PhpBuilder {
 
 impl PhpBuilder {
     /// Sets the number of PHP processes, each of which runs one request at a time. The default is twice the number
-    /// of cores.
+    /// of cores. Zero is an error of [`start`](Self::start).
     pub fn children(mut self, n: usize) -> Self {
         self.children = n;
         self
     }
 
     /// Makes php-fpm vary the number of processes, up to [`children`](Self::children), and keep `n` idle ones
-    /// (`pm = dynamic`). By default their number is constant (`pm = static`). php-cgi ignores this option.
+    /// (`pm = dynamic`), at least 1. By default their number is constant (`pm = static`). php-cgi ignores this option.
     pub fn spare(mut self, n: usize) -> Self {
         self.spare = Some(n.max(1));
         self
@@ -121,16 +133,23 @@ impl PhpBuilder {
         self
     }
 
-    /// Replaces a PHP process after `requests` requests. By default processes are not replaced.
+    /// Replaces a PHP process after `requests` requests. With 0, the default, processes are not replaced.
     pub fn recycle_after(mut self, requests: u64) -> Self {
         self.recycle_after = requests;
         self
     }
 
-    /// Sets the script for all paths that do not name one, for example `/index.php`. By default there is none, and
-    /// such a path is answered with 404.
+    /// Sets the script for all paths that do not name one. The default is `/index.php`, as frameworks expect it. If it does
+    /// not exist, such a path is answered with 404.
     pub fn front_controller(mut self, name: impl Into<String>) -> Self {
         self.front_controller = Some(name.into());
+        self
+    }
+
+    /// Answers paths that do not name a script with 404, also if there is an `/index.php`: for sites with a script for each
+    /// page.
+    pub fn without_front_controller(mut self) -> Self {
+        self.front_controller = None;
         self
     }
 
@@ -192,6 +211,7 @@ impl PhpBuilder {
             scale: Scale::FIXED,
             max_abandoned: 1,
             request_timeout: Duration::MAX,
+            drain_timeout: None,
             grace: Duration::MAX,
             backoff: RESTART_BACKOFF,
             start_timeout: Some(START_TIMEOUT),

@@ -68,6 +68,8 @@ pub(super) struct State {
     standby: Vec<(WorkerId, Waker)>,
     /// Receives the result of the reload in progress.
     reload: Option<oneshot::Sender<Reloaded>>,
+    /// Whether a reload has ended that the executor has not been told of.
+    has_reloaded: bool,
     has_ended: bool,
     panics: u64,
 }
@@ -86,10 +88,16 @@ impl State {
     /// Reports a completed reload. Returns the workers that were waiting for it.
     pub(super) fn check_reloaded(&mut self) -> Vec<(WorkerId, Waker)> {
         let Some(how) = self.supervisor.take_reloaded() else { return Vec::new() };
+        self.has_reloaded = true;
         if let Some(caller) = self.reload.take() {
             let _ = caller.send(how); // it may have been dropped
         }
         mem::take(&mut self.standby)
+    }
+
+    /// Returns whether a reload has ended since the last call.
+    pub(super) fn take_has_reloaded(&mut self) -> bool {
+        mem::take(&mut self.has_reloaded)
     }
 
     /// Sends queued requests ahead to busy workers.
@@ -140,6 +148,7 @@ impl Pool {
             startup_error: None,
             standby: Vec::new(),
             reload: None,
+            has_reloaded: false,
             has_ended: false,
             panics: 0,
         };
@@ -248,7 +257,7 @@ impl Pool {
         let now = Instant::now();
         let mut stats = Stats::default();
         let s = self.lock();
-        s.queue.add_to(&mut stats);
+        s.queue.add_to(&mut stats, now);
         stats.workers = s.supervisor.ready();
         stats.stuck = s.supervisor.stuck(now);
         stats.abandoned = s.supervisor.abandoned_total();

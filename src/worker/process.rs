@@ -3,14 +3,13 @@
 mod error;
 mod protocol;
 mod python;
-mod reload;
 
 use std::{fmt, sync::Arc, thread, time::Duration};
 
-pub(super) use self::{error::is_exhausted, protocol::SOCKET, reload::reload};
+pub(super) use self::{error::is_exhausted, protocol::SOCKET};
 pub use self::{
-    error::{ApplicationError, ExitedEarly, GateError, NotReady, ReloadFailed},
-    protocol::{Http, Protocol},
+    error::{ApplicationError, ExitedEarly, GateError, NotReady},
+    protocol::{HEALTH_TIMEOUT, Http, Protocol},
     python::{Python, asgi, wsgi},
 };
 use super::{
@@ -122,6 +121,7 @@ pub struct ProcessesBuilder<P = Http> {
 struct Settings {
     pool: PoolSettings,
     start_timeout: Duration,
+    drain_timeout: Option<Duration>,
     backoff: Backoff,
     give_up: Option<GiveUp>,
     recycle: Recycle,
@@ -135,6 +135,7 @@ impl<P: Protocol> ProcessesBuilder<P> {
         let settings = Settings {
             pool: PoolSettings::new(workers),
             start_timeout: START_TIMEOUT,
+            drain_timeout: None,
             backoff: RESTART_BACKOFF,
             give_up: Some(GiveUp { failures: GIVE_UP_FAILURES, pause: GIVE_UP_PAUSE }),
             recycle: Recycle { at_a_time: 1, ..Recycle::NEVER },
@@ -157,7 +158,8 @@ impl<P: Protocol> ProcessesBuilder<P> {
     /// Up to this number, a worker is added when a request waits or fewer than [`spare_workers`](Self::spare_workers)
     /// are idle. At most as many workers start at a time as are ready, so their number at most doubles in the time that
     /// a start takes. A worker without a request for [`idle_timeout`](Self::idle_timeout) is stopped if others are idle
-    /// and [`workers`](Self::workers) remain. During a reload the number does not change.
+    /// and [`workers`](Self::workers) remain. During a reload the number does not change. Processes that run several
+    /// requests at a time share them, so as many stay as there are requests at the same time within that timeout.
     ///
     /// ```no_run
     /// use vestibule::worker::{self, Command};
@@ -221,6 +223,14 @@ impl<P: Protocol> ProcessesBuilder<P> {
         self
     }
 
+    /// Sets how long a worker may take to finish its request after it was [reloaded](Processes::reload) or recycled. The
+    /// default is the rest of its request timeout. A worker that takes longer is stopped like one that exceeds the request
+    /// timeout, and its request fails with [`DrainTimeout`](super::DrainTimeout).
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.drain_timeout = Some(timeout);
+        self
+    }
+
     /// Sets the time between `SIGTERM` to a worker and `SIGKILL` to its process group. The default is
     /// [`STOP_TIMEOUT`].
     pub fn stop_timeout(mut self, timeout: Duration) -> Self {
@@ -228,8 +238,8 @@ impl<P: Protocol> ProcessesBuilder<P> {
         self
     }
 
-    /// Replaces a worker after `requests` completed requests and a random number of up to `jitter` further ones, so that
-    /// workers are not replaced all at once. By default workers are not replaced.
+    /// Replaces a worker after `requests` completed requests, at least 1, and a random number of up to `jitter` further ones,
+    /// so that workers are not replaced all at once. By default workers are not replaced.
     ///
     /// The worker continues until its replacement is ready, and then finishes its request and exits.
     pub fn recycle_after(mut self, requests: u64, jitter: u64) -> Self {
@@ -252,8 +262,9 @@ impl<P: Protocol> ProcessesBuilder<P> {
         self
     }
 
-    /// Sets how many workers are recycled at a time, which is also the number of additional processes. The default is 1;
-    /// 0 counts as 1.
+    /// Sets how many worker processes are recycled at a time, which is also the number of additional processes that start
+    /// or are idle. The default is 1; 0 counts as 1. Processes that finish the requests that they have begun are not
+    /// counted.
     pub fn recycle_at_a_time(mut self, n: usize) -> Self {
         self.settings.recycle.at_a_time = n.max(1);
         self
@@ -306,21 +317,35 @@ impl<P: Protocol> ProcessesBuilder<P> {
     /// [`io::Error`](std::io::Error) if a process could not be started, or [`NoWorkers`](super::NoWorkers).
     pub fn start(self) -> Result<Processes, Error> {
         let Self { settings, hooks, stop_timeout, watches_memory, protocol } = self;
-        let Settings { start_timeout, backoff, give_up, recycle, .. } = settings;
+        let Settings { start_timeout, drain_timeout, backoff, give_up, recycle, .. } = settings;
         let internal = |error| Error::new(Kind::Internal, error);
         let refork_after = protocol.refork_after();
         check_refork(refork_after, recycle.requests).map_err(internal)?;
-        let pool = settings.pool.with_lanes(protocol.lanes()).build(|config| Config {
+        let lanes = protocol.lanes();
+        let pool = settings.pool.with_lanes(lanes).build(|config| Config {
             backoff,
             start_timeout: Some(start_timeout),
+            drain_timeout,
             give_up,
-            recycle: Recycle { seed: std::process::id().into(), ..recycle },
+            recycle: Recycle {
+                seed: std::process::id().into(),
+                at_a_time: recycle.at_a_time.saturating_mul(lanes),
+                ..recycle
+            },
             refork_after,
             ..config
         })?;
+        let health_check = protocol.health_check();
         let (command, protocol) = protocol.into_parts().map_err(internal)?;
-        let launch =
-            Launch { command, protocol, start_timeout, stop_timeout, watches_memory, hooks };
+        let launch = Launch {
+            command,
+            protocol,
+            start_timeout,
+            stop_timeout,
+            watches_memory,
+            health_check,
+            hooks,
+        };
         let executor =
             ProcessExecutor::new(pool.clone(), launch).map_err(|error| internal(error.into()))?;
         let supervisor = supervisor::start(&pool, executor)?;

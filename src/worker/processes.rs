@@ -13,9 +13,7 @@ use std::{
 use http::{HeaderValue, header::HOST, uri::Scheme};
 use tower_service::Service;
 
-use super::{
-    future::ResponseFuture, handle::PoolHandle, pool::Pool, process::reload, stats::Stats,
-};
+use super::{future::ResponseFuture, handle::PoolHandle, pool::Pool, stats::Stats};
 use crate::{
     Body, Request, Response,
     body::HttpBody,
@@ -23,7 +21,10 @@ use crate::{
     error::{BoxError, Error, Kind},
     net::Gate,
     peer::Peer,
-    semantics::{forwarded::ForwardedFields, gateway},
+    semantics::{
+        forwarded::{AuthorizedRequest, ForwardedFields},
+        gateway,
+    },
 };
 
 /// The handle of a pool of worker processes: a `tower::Service`, cheap to clone.
@@ -56,7 +57,8 @@ use crate::{
 ///
 /// **Bodies.** A response in one piece is passed on as a whole. Any other body is passed on while the worker sends
 /// it. When the client disconnects, the connection to the worker is closed; a worker that does not notice delays the
-/// next request.
+/// next request. Before the response has begun, it is closed only if the worker runs several requests at a time
+/// ([`concurrency`](super::ProcessesBuilder::concurrency)): another one could not take the next request earlier.
 ///
 /// **Processes.** Each worker leads a process group. It is killed when this process ends in any way; a small shell
 /// process then kills the groups of workers that have child processes. Output is written to the log line by line, at
@@ -113,17 +115,17 @@ impl Processes {
 
     /// Replaces all workers by new ones of the same command. Symbolic links in its working directory are resolved
     /// again. All new workers are ready before the first old one is stopped, so there are twice as many processes
-    /// during a reload.
+    /// during a reload. Workers of the generation before may still finish their requests; while those of two generations do,
+    /// the next reload waits for them.
     ///
     /// A reload continues if the future is dropped.
     ///
     /// # Errors
     /// [`Kind::Internal`] with [`ReloadFailed`](super::ReloadFailed): a new worker has ended before it was ready, or
-    /// not all were ready within the [start timeout](super::ProcessesBuilder::start_timeout). The new workers are
-    /// stopped, and the old ones continue to serve requests.
+    /// not all were ready within the [start timeout](super::ProcessesBuilder::start_timeout) after their start. The new
+    /// workers are stopped, and the old ones continue to serve requests.
     pub async fn reload(&self) -> Result<(), Error> {
-        let reloaded = reload(&self.handle, self.start_timeout).await;
-        reloaded.map_err(|failed| Error::new(Kind::Internal, failed))
+        self.handle.reload(self.start_timeout).await
     }
 
     /// Returns the number of requests that were sent ahead to busy workers.
@@ -182,11 +184,13 @@ impl<B: HttpBody> Service<Request<B>> for Processes {
             }
         };
         let has_host = request.uri().authority().is_some() || request.headers().contains_key(HOST);
-        let headers = request.headers_mut();
-        gateway::prepare_request(headers, &self.fields, &peer);
+        let mut headers = std::mem::take(request.headers_mut());
+        gateway::prepare_request(&mut headers, &self.fields, &peer);
+        AuthorizedRequest::restore_fields(request.extensions(), &mut headers);
         if !has_host {
             headers.insert(HOST, HeaderValue::from_static("localhost"));
         }
+        *request.headers_mut() = headers;
         if let Some(switch) = &switch {
             switch.set_upgrade(&mut request);
         }

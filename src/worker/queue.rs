@@ -3,8 +3,11 @@
 #[cfg_attr(not(feature = "process"), allow(dead_code, reason = "processes need it"))]
 pub(super) mod ahead;
 pub(super) mod job;
+#[cfg_attr(not(feature = "process"), allow(dead_code, reason = "processes need it"))]
+mod lanes;
 pub(super) mod reservation;
 pub(super) mod streamed;
+mod wake;
 
 use std::{
     collections::VecDeque,
@@ -17,6 +20,8 @@ use std::{
 use self::{
     ahead::Ahead,
     job::{Cancelled, Job},
+    lanes::{Lanes, ProcessId},
+    wake::{Coming, IdleWorker},
 };
 use super::{
     error::{Closed, QueueTimeout, WorkersFailed},
@@ -25,7 +30,7 @@ use super::{
 use crate::{
     Request,
     error::{Error, Kind},
-    policy::restart::WorkerId,
+    policy::restart::{Allowance, WorkerId},
 };
 
 /// The queue of a pool, behind the pool's lock.
@@ -47,8 +52,10 @@ pub(super) struct Queue {
     /// The number of cancelled jobs in `jobs`.
     cancelled: usize,
     ahead: Ahead,
-    /// The worker that became idle last is woken first: its caches are warm.
-    idle: Vec<(WorkerId, Waker)>,
+    /// The worker that became idle last is at the end. It is woken first, since its caches are warm, unless it is a lane
+    /// of a process that runs more requests than another one.
+    idle: Vec<IdleWorker>,
+    lanes: Lanes,
     /// The worker that was woken or has yielded to other threads, and has not yet taken a job.
     coming: Option<Coming>,
     in_flight: Vec<InFlight>,
@@ -60,24 +67,13 @@ pub(super) struct Queue {
     wait_total: Duration,
 }
 
-struct Coming {
-    worker: WorkerId,
-    since: Instant,
-    /// Whether it is in the runtime of the callers of all waiting jobs. If that runtime is late, so are the callers:
-    /// another worker gains nothing, so the supervisor's thread need not be woken to wake one.
-    is_near: bool,
-}
-
-/// Time after which another worker is woken if the first one has not taken its job: 1 ms, a few times the wake-up
-/// time of a thread. Its runtime may be running another task of the application.
-const WAKE_TIMEOUT: Duration = Duration::from_millis(1);
-
 /// A job that a worker runs.
 struct InFlight {
     worker: WorkerId,
     job: Arc<Job>,
     /// The time that it may take.
-    total: Duration,
+    allowance: Allowance,
+    process: Option<ProcessId>,
 }
 
 /// The result of `next` for an idle worker.
@@ -120,46 +116,6 @@ impl Queue {
         }
     }
 
-    /// Returns the waker of an idle worker if a job waits and no worker is on its way to it.
-    pub(super) fn wake_next(&mut self, now: Instant) -> Option<Waker> {
-        self.retry_ahead(now);
-        let is_late = |c: &Coming| now.saturating_duration_since(c.since) >= WAKE_TIMEOUT;
-        if self.jobs.is_empty() || self.coming.as_ref().is_some_and(|c| !is_late(c)) {
-            return None;
-        }
-        let (worker, waker) = self.idle.pop()?;
-        self.coming = Some(Coming { worker, since: now, is_near: false });
-        Some(waker)
-    }
-
-    /// Wakes a worker like [`wake_next`](Self::wake_next), preferably one that `is_near`: in the runtime of the job's
-    /// caller.
-    pub(super) fn wake_near(
-        &mut self,
-        now: Instant,
-        is_near: impl Fn(WorkerId) -> bool,
-    ) -> Option<Waker> {
-        if let Some(at) = self.idle.iter().rposition(|(id, _)| is_near(*id)) {
-            let worker = self.idle.remove(at);
-            self.idle.push(worker);
-        }
-        let waker = self.wake_next(now);
-        if let Some(coming) = &mut self.coming {
-            let was_near = if waker.is_some() { self.jobs.len() == 1 } else { coming.is_near };
-            coming.is_near = was_near && is_near(coming.worker);
-        }
-        waker
-    }
-
-    /// Returns when [`wake_next`](Self::wake_next) wakes another worker for a waiting job, although one was already
-    /// woken, or for one that is ahead.
-    pub(super) fn wake_again_at(&self) -> Option<Instant> {
-        let has_choice = !self.jobs.is_empty() && !self.idle.is_empty();
-        let again = self.coming.as_ref().filter(|coming| has_choice && !coming.is_near);
-        let again = again.map(|coming| coming.since + WAKE_TIMEOUT);
-        [again, self.retry_ahead_at()].into_iter().flatten().min()
-    }
-
     /// Returns the number of idle workers.
     pub(super) fn idle(&self) -> usize {
         self.idle.len()
@@ -171,18 +127,31 @@ impl Queue {
 
     /// Removes the waker of an idle worker.
     pub(super) fn take_idle(&mut self, worker: WorkerId) -> Option<Waker> {
-        let at = self.idle.iter().position(|(id, _)| *id == worker)?;
-        Some(self.idle.swap_remove(at).1)
+        let at = self.idle.iter().position(|idle| idle.id == worker)?;
+        Some(self.idle.swap_remove(at).waker)
+    }
+
+    /// Registers a worker that is a lane of a process, before its first job.
+    #[cfg(feature = "process")]
+    pub(super) fn add_lane(&mut self, worker: WorkerId, process: ProcessId) {
+        self.lanes.add(worker, process);
+    }
+
+    /// Removes a worker that takes no jobs for a while from the idle ones. It may have been woken for one:
+    /// [`wake_next`](Self::wake_next) follows.
+    pub(super) fn rest(&mut self, worker: WorkerId) {
+        self.idle.retain(|idle| idle.id != worker);
+        self.coming.take_if(|coming| coming.worker == worker);
     }
 
     /// Removes a worker that takes no more jobs. It may have been woken for one: [`wake_next`](Self::wake_next)
     /// follows.
     pub(super) fn leave(&mut self, worker: WorkerId) {
-        self.idle.retain(|(id, _)| *id != worker);
+        self.rest(worker);
         self.ended.retain(|(id, _)| *id != worker);
-        self.coming.take_if(|coming| coming.worker == worker);
         self.release_ahead(worker);
         self.ahead.remove_worker(worker);
+        self.lanes.remove(worker);
     }
 
     /// Returns the next job for `worker`, or registers it as idle; if it `may_yield`, it is told to do so before.
@@ -204,7 +173,7 @@ impl Queue {
                 self.cancelled = self.cancelled.saturating_sub(1);
                 continue;
             };
-            self.idle.retain(|(id, _)| *id != worker);
+            self.idle.retain(|idle| idle.id != worker);
             self.wait_total += now.saturating_duration_since(job.queued_at());
             return Poll::Ready(Next::Begin(job, request));
         }
@@ -216,16 +185,21 @@ impl Queue {
             self.coming = Some(Coming { worker, since: now, is_near: false });
             return Poll::Ready(Next::Yield);
         }
-        match self.idle.iter_mut().find(|(id, _)| *id == worker) {
-            Some((_, waker)) => waker.clone_from(cx.waker()),
-            None => self.idle.push((worker, cx.waker().clone())),
+        match self.idle.iter_mut().find(|idle| idle.id == worker) {
+            Some(idle) => idle.waker.clone_from(cx.waker()),
+            None => {
+                let process = self.lanes.process(worker);
+                self.idle.push(IdleWorker { id: worker, waker: cx.waker().clone(), process });
+            }
         }
         Poll::Pending
     }
 
-    /// Records that `worker` runs `job`, which may take `total`.
-    pub(super) fn set_in_flight(&mut self, worker: WorkerId, job: Arc<Job>, total: Duration) {
-        self.in_flight.push(InFlight { worker, job, total });
+    /// Records that `worker` runs `job`.
+    pub(super) fn set_in_flight(&mut self, worker: WorkerId, job: Arc<Job>, allowance: Allowance) {
+        let process = self.lanes.process(worker);
+        self.lanes.begin(process);
+        self.in_flight.push(InFlight { worker, job, allowance, process });
     }
 
     /// Records that `worker` has ended its job.
@@ -244,15 +218,30 @@ impl Queue {
     }
 
     /// Returns the job of `worker` and the time that it may take.
-    pub(super) fn in_flight(&self, worker: WorkerId) -> Option<(Arc<Job>, Duration)> {
+    pub(super) fn in_flight(&self, worker: WorkerId) -> Option<(Arc<Job>, Allowance)> {
         let running = self.in_flight.iter().find(|r| r.worker == worker)?;
-        Some((running.job.clone(), running.total))
+        Some((running.job.clone(), running.allowance))
     }
 
     /// Removes the job that `worker` runs, and returns it.
     pub(super) fn take_in_flight(&mut self, worker: WorkerId) -> Option<Arc<Job>> {
         let at = self.in_flight.iter().position(|r| r.worker == worker)?;
-        Some(self.in_flight.swap_remove(at).job)
+        let InFlight { job, process, .. } = self.in_flight.swap_remove(at);
+        self.lanes.end(process);
+        Some(job)
+    }
+
+    /// Removes the job that `worker` runs, and still runs until it [exits](Self::exit), and returns it.
+    pub(super) fn abandon(&mut self, worker: WorkerId) -> Option<Arc<Job>> {
+        let at = self.in_flight.iter().position(|r| r.worker == worker)?;
+        let InFlight { job, process, .. } = self.in_flight.swap_remove(at);
+        self.lanes.abandon(worker, process);
+        Some(job)
+    }
+
+    /// Records that `worker` has exited.
+    pub(super) fn exit(&mut self, worker: WorkerId) {
+        self.lanes.exit(worker);
     }
 
     /// Counts a job that was cancelled before it was begun. One that was sent ahead is taken back; if its worker has
@@ -302,7 +291,7 @@ impl Queue {
 
     /// Removes the wakers of all idle workers.
     pub(super) fn take_all_idle(&mut self) -> Vec<(WorkerId, Waker)> {
-        mem::take(&mut self.idle)
+        mem::take(&mut self.idle).into_iter().map(|idle| (idle.id, idle.waker)).collect()
     }
 
     /// Removes all jobs that no worker has begun.
@@ -331,12 +320,15 @@ impl Queue {
     }
 
     /// Adds the figures of the queue to `stats`.
-    pub(super) fn add_to(&self, stats: &mut Stats) {
+    pub(super) fn add_to(&self, stats: &mut Stats, now: Instant) {
         stats.busy = self.in_flight.len();
         stats.queued = self.queued();
         stats.served = self.served;
         stats.cancelled = self.cancelled_total;
         stats.queue_wait = self.wait_total;
+        let queued = self.jobs.iter().find(|job| job.is_queued()).map(|job| job.queued_at());
+        let oldest = queued.into_iter().chain(self.ahead.oldest()).min();
+        stats.oldest_wait = oldest.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
     }
 
     #[cfg(test)]

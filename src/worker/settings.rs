@@ -84,6 +84,7 @@ impl PoolSettings {
             scale,
             max_abandoned: self.max_abandoned.unwrap_or(max_workers),
             request_timeout: self.request_timeout,
+            drain_timeout: None,
             grace: Duration::ZERO,
             backoff: RESTART_BACKOFF,
             start_timeout: None,

@@ -47,4 +47,6 @@ pub struct Stats {
     pub generation: u64,
     /// Total time in the queue of all requests that were begun since the start.
     pub queue_wait: Duration,
+    /// The time since the oldest waiting request was queued; 0 if none waits.
+    pub oldest_wait: Duration,
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    error::RequestTimeout,
+    error::{DrainTimeout, RequestTimeout},
     executor::Executor,
     pool::{Pool, State},
     queue::{closed, failed},
@@ -75,6 +75,10 @@ fn run(pool: &Arc<Pool>, mut executor: impl Executor) {
             s = pool.lock();
         } else if s.supervisor.is_ended() {
             break;
+        } else if s.take_has_reloaded() {
+            drop(s);
+            executor.on_reloaded();
+            s = pool.lock();
         } else {
             let waiting = s.check_reloaded();
             s = if waiting.is_empty() { pool.sleep(s) } else { wake_all(pool, s, waiting) };
@@ -113,13 +117,22 @@ fn perform(
         Action::Abort(id) => {
             let in_flight = s.queue.in_flight(id);
             drop(s);
-            if let Some((job, total)) = in_flight {
-                job.abort(|| Error::new(Kind::Timeout, RequestTimeout(total)));
+            if let Some((job, allowance)) = in_flight {
+                // Earlier than it may take: the worker was replaced.
+                let is_draining = Instant::now() < allowance.until;
+                // After the deadline of a request its worker may continue, up to the request timeout.
+                if is_draining || job.deadline() != Some(allowance.until) {
+                    job.set_overdue();
+                }
+                job.abort(|| match is_draining {
+                    true => Error::new(Kind::Timeout, DrainTimeout),
+                    false => Error::new(Kind::Timeout, RequestTimeout(allowance.total)),
+                });
             }
             executor.abort(id);
         }
         Action::Abandon(id) => {
-            let job = s.queue.take_in_flight(id);
+            let job = s.queue.abandon(id);
             drop(s);
             // Its replacement takes the next request, so the permit is free again.
             drop(job.as_ref().and_then(|job| job.take_permit()));

@@ -42,6 +42,9 @@ use crate::{
 /// new one is started: at once, or after a delay from 100 ms to 10 s if no request was completed since the last
 /// restart, or if the application cannot be built. Other workers are not affected.
 ///
+/// **Replacement.** A worker that has reached a limit (`recycle_...`) and all workers in a [`reload`](Self::reload)
+/// continue until their replacements are built; then they finish their request and exit. No request is refused or lost.
+///
 /// **Bodies.** Bytes and files are passed on as a whole. For any other body the worker is busy until the body has
 /// ended, the client has disconnected, or the request timeout has passed since the request began. With a
 /// [`ResponseBufferLayer`](crate::layer::ResponseBufferLayer) outside of the pool, slow clients do not extend that.
@@ -89,6 +92,44 @@ impl Threads {
     /// wait in the kernel while workers and queue are full. It does not keep the pool alive.
     pub fn gate(&self) -> Gate {
         self.0.gate()
+    }
+
+    /// Replaces all workers: the factory builds a new application on a new thread for each. All of them are built before
+    /// the first old worker exits, so there are twice as many during a reload. Workers of the generation before may still
+    /// finish their requests; while those of two generations do, the next reload waits for them.
+    ///
+    /// A reload continues if the future is dropped.
+    ///
+    /// # Errors
+    /// [`Kind::Internal`](crate::error::Kind::Internal) with [`ReloadFailed`](super::ReloadFailed): the factory has failed,
+    /// or not all new workers were built within `within` after their start. They are discarded, and the old ones continue
+    /// to serve requests. A factory that blocks is not interrupted. While one of an earlier reload blocks, so that not all new
+    /// workers can be started, a reload fails after `within`.
+    ///
+    /// ```
+    /// use std::{fs, time::Duration};
+    /// use vestibule::{Response, worker};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let file = dir.path().join("greeting");
+    /// # fs::write(&file, "hello")?;
+    /// let path = file.clone();
+    /// let threads = worker::try_threads(2, move || {
+    ///     let greeting = fs::read_to_string(&path)?;
+    ///     Ok::<_, std::io::Error>(worker::blocking(move |_request| Response::new(greeting.clone())))
+    /// })
+    /// .start()?;
+    /// # let rt = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    /// # rt.block_on(async {
+    /// fs::write(&file, "good morning")?;
+    /// threads.reload(Duration::from_secs(10)).await?;
+    /// assert_eq!(threads.stats().generation, 1);
+    /// # Ok::<_, vestibule::BoxError>(())
+    /// # })?;
+    /// # Ok::<_, vestibule::BoxError>(())
+    /// ```
+    pub async fn reload(&self, within: Duration) -> Result<(), Error> {
+        self.0.reload(within).await
     }
 
     /// Closes the pool for all handles: further calls return

@@ -6,7 +6,10 @@
 //! even if the caller has disconnected, so that the pool knows when the worker is idle again. The caller and the task of
 //! the worker share the job, as with worker threads. There is no channel, except for a streamed body.
 
+mod accept_queue;
 mod current_mould;
+mod health;
+mod idle_lane;
 mod lane;
 mod lane_group;
 mod launch;
@@ -21,6 +24,7 @@ use std::{
     collections::HashMap,
     fs, io,
     iter::repeat_with,
+    mem,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
@@ -32,6 +36,7 @@ use tokio::{
     sync::{oneshot, watch},
 };
 
+pub(in crate::worker) use self::accept_queue::connect_patiently;
 use self::{
     current_mould::CurrentMould,
     lane::Lane,
@@ -41,6 +46,7 @@ use self::{
     zygote::Zygote,
 };
 pub(crate) use self::{
+    health::HealthCheck,
     launch::{Launch, Protocol, Ready},
     socket_user::SocketUser,
 };
@@ -95,6 +101,8 @@ pub(crate) struct ProcessExecutor {
     zygotes: Vec<(u64, Arc<Zygote>)>,
     /// Processes with a free lane, with their generation.
     groups: Vec<(u64, Arc<LaneGroup>)>,
+    /// The number of the next process.
+    next_process: u64,
     /// Stops each worker.
     stops: HashMap<WorkerId, watch::Sender<Option<StopReason>>>,
     runtime: Handle,
@@ -127,6 +135,7 @@ impl ProcessExecutor {
             dirs: Vec::new(),
             zygotes: Vec::new(),
             groups: Vec::new(),
+            next_process: 0,
             stops: HashMap::new(),
             runtime: handle,
             end: Some(end),
@@ -145,9 +154,6 @@ impl ProcessExecutor {
             let context = format!("cannot enter the directory {}: {error}", dir.display());
             io::Error::new(error.kind(), context)
         })?;
-        // No worker of a generation before the current one is started again.
-        let oldest = self.shared.pool.lock().supervisor.generation();
-        self.dirs.retain(|(of, _)| *of >= oldest);
         self.dirs.push((generation, resolved.clone()));
         Ok(command.current_dir(resolved))
     }
@@ -161,7 +167,9 @@ impl ProcessExecutor {
             return Ok(joined);
         }
         let (pending, links) = self.launch(id)?;
-        let group = LaneGroup::new(pending, links);
+        let check = self.shared.launch.health_check;
+        let group = LaneGroup::new(self.next_process, pending, links, check);
+        self.next_process += 1;
         let link = group.join().ok_or(io::ErrorKind::InvalidInput)?;
         self.groups.push((generation, group.clone()));
         Ok((group, link))
@@ -182,7 +190,8 @@ impl ProcessExecutor {
                     // This process closes its copy after the spawn, so that connects fail without the worker.
                     false => command.spawn(Some(&bind(&socket.0)?))?,
                 };
-                let link = || Link::Http(HttpLink::new(socket.clone(), ready.clone()));
+                let is_shared = *lanes > 1;
+                let link = || Link::Http(HttpLink::new(socket.clone(), ready.clone(), is_shared));
                 (PendingProcess::Spawned(spawned), repeat_with(link).take(*lanes).collect())
             }
             &Protocol::Gate { program, is_forked, lanes, is_sequential } => {
@@ -225,13 +234,25 @@ impl ProcessExecutor {
         Ok(zygote)
     }
 
-    /// Drops processes without free lanes, and the zygotes of earlier generations. Dropping the last reference
-    /// to a zygote ends it.
+    /// Drops processes that no lane may join, and what belongs to generations of which no worker is started again: earlier
+    /// ones, and those of failed reloads. Dropping the last reference to a zygote ends it.
     fn prune(&mut self) {
-        let oldest = self.shared.pool.lock().supervisor.generation();
-        self.groups.retain(|(of, group)| *of >= oldest && !group.is_full());
-        self.zygotes.retain(|(of, zygote)| *of >= oldest && !zygote.has_ended());
-        self.shared.mould.remove_if(|of, mould| of < oldest || mould.has_ended());
+        let s = self.shared.pool.lock();
+        let is_live = |generation| s.supervisor.starts_generation(generation);
+        let is_open =
+            |group: &LaneGroup| !group.is_full() && !s.supervisor.is_closing(group.number());
+        self.dirs.retain(|(of, _)| is_live(*of));
+        let (groups, closed) =
+            mem::take(&mut self.groups).into_iter().partition(|(of, g)| is_live(*of) && is_open(g));
+        self.groups = groups;
+        let (zygotes, unneeded) = mem::take(&mut self.zygotes)
+            .into_iter()
+            .partition(|(of, zygote)| is_live(*of) && !zygote.has_ended());
+        self.zygotes = zygotes;
+        let (generation, mould) = (s.supervisor.generation(), &self.shared.mould);
+        drop(s);
+        mould.remove_if(|of, mould| of < generation || mould.has_ended());
+        drop((closed, unneeded)); // without the lock
     }
 
     fn stop_worker(&mut self, id: WorkerId, why: StopReason) {
@@ -245,6 +266,9 @@ impl Executor for ProcessExecutor {
     fn start(&mut self, id: WorkerId) -> io::Result<()> {
         self.stops.retain(|_, stop| !stop.is_closed());
         let (group, link) = self.lane(id)?;
+        if group.is_shared() {
+            self.shared.pool.on_joined(id, group.number());
+        }
         let (stop, stopped) = watch::channel(None);
         self.stops.insert(id, stop);
         let lane = Lane { id, shared: self.shared.clone(), group, link };
@@ -254,6 +278,10 @@ impl Executor for ProcessExecutor {
 
     fn abandon(&mut self, id: WorkerId) {
         self.stop_worker(id, StopReason::Requested);
+    }
+
+    fn on_reloaded(&mut self) {
+        self.prune();
     }
 
     fn stop(&mut self, id: WorkerId) {

@@ -29,6 +29,7 @@ use crate::{
     semantics::hop,
     worker::{
         error::{DeadlineExceeded, QueueTimeout},
+        executor::process::connect_patiently,
         process::is_exhausted,
         queue::closed,
     },
@@ -120,7 +121,9 @@ impl Exchange<'_> {
             if let Some(connection) = idle {
                 return Ok((connection, lease, generation));
             }
-            match Stream::connect(&generation.address).await {
+            // While its accept queue is full, no other instance would take the request either.
+            let connect = || Stream::connect(&generation.address);
+            match self.wait(connect_patiently(connect, Duration::MAX)).await? {
                 Ok(stream) => {
                     let connection = Connection::new(stream, self.shared.limits.clone()).for_php();
                     return Ok((connection, lease, generation));

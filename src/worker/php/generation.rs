@@ -49,6 +49,7 @@ pub(super) struct Generations {
     processes: usize,
     keeps_connections: bool,
     current: watch::Sender<Option<Arc<Generation>>>,
+    /// Those that are not stopped, the newest last.
     all: Mutex<Vec<Arc<Generation>>>,
 }
 
@@ -97,6 +98,11 @@ impl Generations {
         self.current.borrow().clone()
     }
 
+    #[cfg(test)]
+    pub(super) fn instances(&self) -> usize {
+        self.all().len()
+    }
+
     fn all(&self) -> MutexGuard<'_, Vec<Arc<Generation>>> {
         // Nothing panics while the lock is held.
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
@@ -131,27 +137,49 @@ impl SocketUser for Generations {
             connections: Connections::new(self.processes, self.keeps_connections),
             in_use: watch::Sender::new(()),
         });
-        self.all().push(generation.clone());
+        let mut all = self.all();
+        all.push(generation.clone());
         self.current.send_replace(Some(generation));
         Ok(())
     }
 
     fn retire(&self, socket: &Path) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let mut all = self.all();
+        let at = all.iter().position(|generation| generation.socket == socket);
+        let generation = at.map(|at| all.remove(at));
         self.current.send_if_modified(|current| {
             let is_retired = current.as_ref().is_some_and(|current| current.socket == socket);
             if is_retired {
-                *current = None;
+                // One that was stopped at once after it was ready may have a predecessor that continues.
+                *current = all.last().cloned();
             }
             is_retired
         });
-        let mut all = self.all();
-        let at = all.iter().position(|generation| generation.socket == socket);
-        let generation = at.map(|at| all.swap_remove(at));
+        drop(all);
         Box::pin(async move {
             if let Some(generation) = generation {
                 generation.connections.retire();
                 generation.in_use.closed().await;
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn instance_that_is_retired_at_once_leaves_its_predecessor_current() {
+        let dir = tempfile::tempdir().unwrap();
+        let generations = Generations::new(&crate::worker::php(dir.path())).unwrap();
+        let current = || generations.current().map(|current| current.socket.clone());
+        let [first, second] = ["first", "second"].map(PathBuf::from);
+        generations.open(&first).unwrap();
+        generations.open(&second).unwrap();
+        generations.retire(&second).await;
+        assert_eq!(current(), Some(first.clone()));
+        generations.retire(&first).await;
+        assert_eq!(current(), None);
     }
 }

@@ -21,7 +21,7 @@ use super::{exchange::Exchange, generation::Generations};
 use crate::{
     Body, Request, Response,
     body::HttpBody,
-    error::{BoxError, Error, Kind},
+    error::{BoxError, Error},
     net::Gate,
     peer::Deadline,
     policy::restart::after,
@@ -29,7 +29,6 @@ use crate::{
     worker::{
         handle::PoolHandle,
         pool::Pool,
-        process::reload,
         queue::{failed, reservation::Reservation},
     },
 };
@@ -37,15 +36,15 @@ use crate::{
 /// The handle of a PHP application: a `tower::Service`, cheap to clone.
 ///
 /// **Scripts.** The path of a request names a script below the folder (see
-/// [`Scripts`](crate::semantics::cgi::Scripts)). Other paths are handled by the front controller, or answered with 404
-/// if there is none. Only files with the suffix `.php` are run, and only if they are below the folder after symbolic
+/// [`Scripts`](crate::semantics::cgi::Scripts)). Other paths are handled by the front controller, `/index.php`
+/// unless set otherwise, or answered with 404 if there is none. Only files with the suffix `.php` are run, and only if they are below the folder after symbolic
 /// links are resolved. An upload with another suffix is never run, not even as `/uploads/x.jpg/y.php`. Store uploads
 /// outside of the folder, or under generated names, so that none has this suffix.
 ///
 /// **Permits.** There is a permit for each process and each slot of the queue, reserved in `poll_ready` like those of
 /// [`Threads`](super::super::Threads). php-fpm never gets more requests than it has processes. A request that waits
-/// longer than the queue timeout fails with [`Kind::Overloaded`], and one whose [`Deadline`] passes in the queue with
-/// [`Kind::Timeout`]. Neither is run, and neither is a request whose future was dropped.
+/// longer than the queue timeout fails with [`Kind::Overloaded`](crate::error::Kind::Overloaded), and one whose [`Deadline`] passes in the queue with
+/// [`Kind::Timeout`](crate::error::Kind::Timeout). Neither is run, and neither is a request whose future was dropped.
 ///
 /// **Connections.** php-fpm and php-cgi have one process for each connection, so an idle connection is an idle process.
 /// Requests use it before a new one is opened, until it has been idle for 1 s, and only while its process waits for a
@@ -58,9 +57,9 @@ use crate::{
 /// [`RequestBufferLayer`](crate::layer::RequestBufferLayer) in front determines it, and keeps slow clients away from
 /// PHP. A response is streamed as PHP sends it.
 ///
-/// **Errors.** A request that exceeds the request timeout fails with [`Kind::Timeout`], and php-fpm kills its process.
+/// **Errors.** A request that exceeds the request timeout fails with [`Kind::Timeout`](crate::error::Kind::Timeout), and php-fpm kills its process.
 /// A request whose process ends before it responds is sent once more if its method is idempotent (RFC 9110 section
-/// 9.2.2) and its body can be [replayed](Body::replay); otherwise it fails with [`Kind::BadGateway`]. PHP's error log
+/// 9.2.2) and its body can be [replayed](Body::replay); otherwise it fails with [`Kind::BadGateway`](crate::error::Kind::BadGateway). PHP's error log
 /// is written to the log of this process, with the target `vestibule::fastcgi` and the fields of the request.
 ///
 /// **Supervision.** php-fpm is supervised like a worker process: if it ends, it is restarted, with growing pauses, and
@@ -173,18 +172,23 @@ impl Php {
         Gate::new(self.shared.permits.clone()).total(self.shared.admitted)
     }
 
+    /// Returns the number of instances that are not stopped.
+    #[cfg(test)]
+    pub(crate) fn instances(&self) -> usize {
+        self.shared.generations.instances()
+    }
+
     /// Replaces PHP by a new instance, which is ready before the old one is stopped: see [`Php`]. During a reload
     /// there are twice as many processes. It continues if the future is dropped.
     ///
     /// # Errors
-    /// [`Kind::Internal`] with [`ReloadFailed`](super::super::ReloadFailed). The old instance continues to serve
+    /// [`Kind::Internal`](crate::error::Kind::Internal) with [`ReloadFailed`](super::super::ReloadFailed). The old instance continues to serve
     /// requests.
     pub async fn reload(&self) -> Result<(), Error> {
-        let reloaded = reload(&self.handle, self.shared.times.start).await;
-        reloaded.map_err(|failed| Error::new(Kind::Internal, failed))
+        self.handle.reload(self.shared.times.start).await
     }
 
-    /// Closes the application for all handles: further calls return [`Kind::Overloaded`], and PHP is stopped after its
+    /// Closes the application for all handles: further calls return [`Kind::Overloaded`](crate::error::Kind::Overloaded), and PHP is stopped after its
     /// running requests.
     pub fn close(&self) {
         self.shared.permits.close();
@@ -195,7 +199,7 @@ impl Php {
     /// [Closes](Self::close) the application and waits until all processes have ended, at most for `within`.
     ///
     /// # Errors
-    /// [`Kind::Timeout`] with [`StillRunning`](super::super::StillRunning) when that time has passed.
+    /// [`Kind::Timeout`](crate::error::Kind::Timeout) with [`StillRunning`](super::super::StillRunning) when that time has passed.
     pub async fn shutdown(&self, within: Duration) -> Result<(), Error> {
         self.close();
         self.handle.shutdown(within).await
@@ -213,7 +217,7 @@ impl<B: HttpBody> Service<Request<B>> for Php {
     }
 
     /// Queues the request. A handle that is not ready takes a permit if one is free; otherwise the result is
-    /// [`Kind::Overloaded`].
+    /// [`Kind::Overloaded`](crate::error::Kind::Overloaded).
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
         let (shared, pool) = (self.shared.clone(), self.handle.pool().clone());
         let permit = self.reservation.0.take(&shared.permits, shared.times.queue);

@@ -6,10 +6,16 @@ use std::{
 };
 
 use super::{
-    super::queue::{ahead::Lookahead, job::Job},
+    super::{
+        process::GateError,
+        queue::{ahead::Lookahead, job::Job},
+    },
     Pool, State, Work,
 };
-use crate::policy::restart::WorkerId;
+use crate::{
+    error::{Error, Kind},
+    policy::restart::WorkerId,
+};
 
 /// Maximum time between a line of output and its receipt: 5 ms, a multiple of the time that a woken thread usually takes.
 const LINE_DELAY: Duration = Duration::from_millis(5);
@@ -78,6 +84,23 @@ impl Pool {
             waker.wake();
         }
         is_released
+    }
+
+    /// Ends the requests that were sent ahead to worker `id`, which has exited after it had begun them: another worker is
+    /// sent those that may be repeated.
+    pub(in super::super) fn end_ahead(&self, id: WorkerId) {
+        let mut s = self.lock();
+        let lost = s.queue.end_ahead(id);
+        let idle = s.queue.wake_next(Instant::now());
+        self.check_closed(&s);
+        drop(s);
+        if let Some(waker) = idle {
+            waker.wake();
+        }
+        for job in lost {
+            drop(job.take_permit());
+            job.answer(Err(Error::new(Kind::BadGateway, GateError::Closed).into()));
+        }
     }
 
     /// Returns whether worker `id` has a request.

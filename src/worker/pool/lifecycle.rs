@@ -14,16 +14,15 @@ use crate::{
 };
 
 impl Pool {
-    /// Begins to replace all workers by a new generation, which must be ready within `timeout`. Returns `None` if
-    /// that is not possible now.
+    /// Begins to replace all workers by a new generation, which must be ready within `timeout` after its last worker was
+    /// started. Returns `None` if that is not possible now.
     pub(in super::super) fn reload(
         &self,
         timeout: Duration,
     ) -> Option<oneshot::Receiver<Reloaded>> {
-        let now = Instant::now();
         self.update(|s| {
             let (sender, receiver) = oneshot::channel();
-            s.supervisor.reload(now, timeout).then(|| {
+            s.supervisor.reload(timeout).then(|| {
                 s.reload = Some(sender);
                 receiver
             })
@@ -42,6 +41,12 @@ impl Pool {
         self.update(|s| s.supervisor.on_ready(id, now));
     }
 
+    /// Records that worker `id`, which starts, shares this process with other workers.
+    #[cfg(feature = "process")]
+    pub(in super::super) fn on_joined(&self, id: WorkerId, process: u64) {
+        self.lock().supervisor.on_joined(id, process);
+    }
+
     /// Records that worker `id` could not be started. [`on_exit`](Self::on_exit) follows.
     pub(in super::super) fn on_failed(&self, id: WorkerId, error: BoxError) {
         let mut s = self.lock();
@@ -51,7 +56,7 @@ impl Pool {
         }
         drop(s); // a log subscriber may call `stats`
         let error = Chain(&*error);
-        let message = "cannot start a worker; it will be retried after a pause";
+        let message = "cannot start a worker";
         tracing::error!(target: "vestibule::worker", worker = %id, %error, "{message}");
     }
 
@@ -61,11 +66,10 @@ impl Pool {
         self.leave(id);
         let unfinished = self.update(|s| {
             s.supervisor.on_exit(id, now);
-            let mut unfinished = s.queue.take_ahead(id);
-            unfinished.extend(s.queue.take_in_flight(id));
-            unfinished
+            s.queue.exit(id);
+            s.queue.take_in_flight(id)
         });
-        for job in unfinished {
+        if let Some(job) = unfinished {
             let cause = WorkerPanicked { message: "its worker exited".to_owned() };
             drop(job.take_permit());
             job.abort(|| Error::new(Kind::Internal, cause.clone()));

@@ -92,7 +92,7 @@ impl Pool {
         (job, request): (Arc<Job>, Request),
     ) -> Work {
         let allowance = s.supervisor.on_begin(id, now, job.deadline());
-        s.queue.set_in_flight(id, job.clone(), allowance.total);
+        s.queue.set_in_flight(id, job.clone(), allowance);
         self.wake_supervisor_by(s, allowance.until);
         Work { job, request, allowance }
     }
@@ -162,6 +162,27 @@ impl Pool {
         let mut s = self.lock();
         s.supervisor.on_memory(id, bytes);
         self.check_nominated(&mut s);
+    }
+
+    /// Lets worker `id` be replaced, which has failed a check. Returns whether it was not to be replaced before.
+    #[cfg(feature = "process")]
+    pub(in super::super) fn on_unhealthy(&self, id: WorkerId) -> bool {
+        let mut s = self.lock();
+        let is_new = s.supervisor.on_unhealthy(id);
+        self.check_nominated(&mut s);
+        is_new
+    }
+
+    /// Removes worker `id`, which takes no requests for a while, from the idle workers.
+    #[cfg(feature = "process")]
+    pub(in super::super) fn rest(&self, id: WorkerId) {
+        let mut s = self.lock();
+        s.queue.rest(id);
+        let next = s.queue.wake_next(Instant::now());
+        drop(s);
+        if let Some(waker) = next {
+            waker.wake();
+        }
     }
 
     /// Wakes the supervisor's thread if a worker may be replaced.

@@ -29,23 +29,6 @@ pub struct ExitedEarly {
     pub last_line: String,
 }
 
-/// A reload has failed. The old workers continue to serve requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ReloadFailed {
-    /// A new worker ended before it was ready. The log has its output.
-    #[error(
-        "a new worker ended before it was ready; the old workers continue, and the log has its output"
-    )]
-    Exited,
-    /// The new workers were not ready in time.
-    #[error("the new workers were not ready within the start timeout; the old workers continue")]
-    TimedOut,
-    /// Another reload is in progress, or the pool is closed.
-    #[error("the pool is closed, or another reload is in progress")]
-    Refused,
-}
-
 /// A worker process did not answer a request that was sent in a frame.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

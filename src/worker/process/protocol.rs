@@ -1,6 +1,6 @@
 //! `Protocol` and `Http`: the protocols between a pool and its worker processes.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use http::uri::PathAndQuery;
 
@@ -9,18 +9,25 @@ use crate::{
     conn::tunnels::TunnelOptions,
     error::BoxError,
     net::process::Command,
-    worker::executor::process::{self, Ready},
+    worker::executor::process::{self, HealthCheck, Ready},
 };
 
 /// Placeholder in arguments for the path of the worker's socket.
 pub(in super::super) const SOCKET: &str = "{socket}";
+
+/// Default of [`ProcessesBuilder::health_timeout`]: 5 s, in which a process whose memory was swapped out answers.
+pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The interval of checks is at least 10 ms and at most a year: an `Instant` cannot hold an arbitrary `Duration`.
+const MIN_HEALTH_INTERVAL: Duration = Duration::from_millis(10);
+const MAX_HEALTH_INTERVAL: Duration = Duration::from_secs(3600 * 24 * 365);
 
 /// The protocol between a pool and its worker processes, a type parameter of [`ProcessesBuilder`]. This trait is
 /// sealed.
 pub trait Protocol: sealed::Sealed + fmt::Debug {}
 
 pub(super) mod sealed {
-    use super::{BoxError, Command, process};
+    use super::{BoxError, Command, HealthCheck, process};
 
     pub trait Sealed {
         /// Returns the command of the workers, and the protocol of the executor.
@@ -29,6 +36,11 @@ pub(super) mod sealed {
         /// Returns the number of requests after which a worker becomes the mould.
         fn refork_after(&self) -> Option<u64> {
             None
+        }
+
+        /// Returns when a process is checked.
+        fn health_check(&self) -> HealthCheck {
+            HealthCheck::default()
         }
 
         /// Returns the maximum number of concurrent requests of a process.
@@ -45,11 +57,13 @@ pub struct Http {
     has_path: bool,
     ready: Ready,
     lanes: usize,
+    health_check: HealthCheck,
 }
 
 impl Http {
     pub(super) fn new(command: Command) -> Self {
-        Self { command, has_path: false, ready: Ready::Answer, lanes: 1 }
+        let health_check = HealthCheck::default();
+        Self { command, has_path: false, ready: Ready::Answer, lanes: 1, health_check }
     }
 }
 
@@ -57,7 +71,7 @@ impl Protocol for Http {}
 
 impl sealed::Sealed for Http {
     fn into_parts(self) -> Result<(Command, process::Protocol), BoxError> {
-        let Self { command, has_path, ready, lanes } = self;
+        let Self { command, has_path, ready, lanes, .. } = self;
         if has_path && !command.mentions(SOCKET) {
             return Err(
                 "socket_path() needs {socket} in an argument of the command, for the path of the socket".into()
@@ -68,6 +82,10 @@ impl sealed::Sealed for Http {
 
     fn lanes(&self) -> usize {
         self.lanes
+    }
+
+    fn health_check(&self) -> HealthCheck {
+        self.health_check
     }
 }
 
@@ -85,12 +103,42 @@ impl ProcessesBuilder<Http> {
         self
     }
 
-    /// Sets the maximum number of concurrent requests of a process, for programs like uvicorn or node. The default is
-    /// 1.
+    /// Checks a process that has had no request for `interval`, and again after each further one. By default there are no
+    /// checks: a process that hangs is replaced when a request exceeds the [request timeout](Self::request_timeout).
+    ///
+    /// The check is that of [`ready_path`](Self::ready_path). A process with a request is never checked. One that fails is
+    /// replaced like a [recycled](Self::recycle_after) one: it is stopped when its replacement is ready. If it has answered
+    /// with another status, it serves requests until then. If it has not answered within the
+    /// [timeout](Self::health_timeout), it gets no request before it answers a check, also if that leaves no other worker.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use vestibule::worker::{self, Command};
+    ///
+    /// let puma = Command::new("puma").args(["--bind", "unix://{socket}"]);
+    /// let site = worker::process(puma).socket_path().health_check(Duration::from_secs(30)).start()?;
+    /// # Ok::<_, vestibule::Error>(())
+    /// ```
+    pub fn health_check(mut self, interval: Duration) -> Self {
+        self.protocol.health_check.interval =
+            Some(interval.clamp(MIN_HEALTH_INTERVAL, MAX_HEALTH_INTERVAL));
+        self
+    }
+
+    /// Sets the time in which a process must answer a [check](Self::health_check). The default is [`HEALTH_TIMEOUT`].
+    pub fn health_timeout(mut self, timeout: Duration) -> Self {
+        self.protocol.health_check.timeout = timeout;
+        self
+    }
+
+    /// Sets the maximum number of concurrent requests of a process, at least 1, for programs like uvicorn or node. The
+    /// default is 1.
     ///
     /// Each of them counts as a worker of the pool, in [`Stats::workers`](crate::worker::Stats::workers) and in all
-    /// limits of the number of workers. When a request exceeds the request timeout, its process gets no further
-    /// requests, and is stopped when its other requests have ended.
+    /// limits of the number of workers. A process is replaced as a whole: when a request exceeds the request timeout, or
+    /// one of the workers is recycled, the process gets no further requests as soon as its replacement is ready, and is
+    /// stopped when its other requests have ended. With [`max_workers`](Self::max_workers), a process is stopped when all of its
+    /// workers are idle.
     ///
     /// ```no_run
     /// use vestibule::worker::{self, Command};

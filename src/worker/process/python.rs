@@ -4,6 +4,7 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::{ProcessesBuilder, Protocol, protocol::sealed::Sealed};
@@ -58,7 +59,7 @@ const BOOTSTRAP: &str = "import socket\n\
 ///
 /// **The next requests.** While no worker is idle, a worker whose requests take less than 5 ms is sent its next ones
 /// before it has answered the current one, so that it does not sleep in between: one, or as many as it answers in 2 ms, at
-/// most 8. Until the worker reads them, they still count as queued, and another worker that becomes idle takes them.
+/// most 16. Until the worker reads them, they still count as queued, and another worker that becomes idle takes them.
 ///
 /// **Responses.** A body in one piece is passed on as a whole. An iterated body is passed on piece by piece, before
 /// the application is asked for the next piece. A file in `wsgi.file_wrapper` is sent by `sendfile`. `close` is
@@ -78,7 +79,8 @@ const BOOTSTRAP: &str = "import socket\n\
 /// place.
 ///
 /// **Stop.** A worker that is stopped, or that has exceeded its request timeout, gets `SIGTERM`, which raises
-/// `SystemExit` in the application.
+/// `SystemExit` in the application. A `SIGTERM` that this process has not sent has no effect on workers and on the process that
+/// forks them: systemd signals all processes of a service at once, while this process still completes its requests.
 pub fn wsgi(application: &str) -> ProcessesBuilder<Python> {
     ProcessesBuilder::new(Python::new(application, "wsgi", 1))
 }
@@ -88,7 +90,9 @@ pub fn wsgi(application: &str) -> ProcessesBuilder<Python> {
 ///
 /// **Requests.** Each process runs many concurrent requests, up to [`threads`](ProcessesBuilder::threads), in one
 /// asyncio event loop. Each of them counts as a worker in the figures of the pool, with its own request timeout: the
-/// task of a request that takes too long is cancelled. No request is sent ahead.
+/// task of a request that takes too long is cancelled. A task that continues after its response, for example a
+/// `BackgroundTask` of Starlette, is not: when its worker is replaced or stopped, it has the
+/// [stop timeout](ProcessesBuilder::stop_timeout). No request is sent ahead.
 ///
 /// **Lifespan.** Each process runs the lifespan protocol, if the application supports it: a worker is ready after the
 /// startup, and a failed startup is a failed start. The state is passed to requests.
@@ -100,8 +104,10 @@ pub fn wsgi(application: &str) -> ProcessesBuilder<Python> {
 /// **WebSockets.** The scope `websocket` is supported, with the extension `websocket.http.response`. A message has at
 /// most 1 MiB (the client gets the code 1009 for a larger one), and at most 16 are queued for the application. An
 /// accepted WebSocket occupies no worker and has no request timeout; [`websockets`](ProcessesBuilder::websockets) sets
-/// its bounds. Pings are answered. The client gets the code 1000 when the application returns, 1011 after an exception,
-/// and 1012 when the worker stops.
+/// its bounds. Pings are answered. The client gets the code 1000 when the application returns, and 1011 after an exception.
+/// A WebSocket has no end to wait for, so it is closed at once when the server begins a shutdown (1001), and when its worker
+/// is replaced or stopped (1012). The application then receives `websocket.disconnect`. If its worker ends, its task is
+/// cancelled a second later.
 ///
 /// ```no_run
 /// use vestibule::{serve, worker};
@@ -115,7 +121,7 @@ pub fn wsgi(application: &str) -> ProcessesBuilder<Python> {
 /// ```
 pub fn asgi(application: &str) -> ProcessesBuilder<Python> {
     ProcessesBuilder::new(Python::new(application, "asgi", ASGI_LANES))
-        .allow_tunnels(TunnelOptions::new())
+        .allow_tunnels(TunnelOptions::new().drain_timeout(Duration::ZERO))
 }
 
 /// Default maximum number of concurrent requests of a process of [`asgi`]: 32.
@@ -218,8 +224,8 @@ impl ProcessesBuilder<Python> {
         self
     }
 
-    /// Sets the bounds of WebSockets. The default is [`TunnelOptions::new`] for [`asgi`]. [`wsgi`] does not support
-    /// WebSockets.
+    /// Sets the bounds of WebSockets. The default for [`asgi`] is [`TunnelOptions::new`] with a
+    /// [drain timeout](TunnelOptions::drain_timeout) of zero. [`wsgi`] does not support WebSockets.
     pub fn websockets(self, options: TunnelOptions) -> Self {
         if self.protocol.interface == "asgi" { self.allow_tunnels(options) } else { self }
     }
@@ -237,13 +243,15 @@ impl ProcessesBuilder<Python> {
     }
 
     /// Sets the maximum number of concurrent requests of each process: the number of threads (WSGI), or of tasks in
-    /// one event loop (ASGI). The default is 1 for WSGI and 32 for ASGI; the maximum is 64.
+    /// one event loop (ASGI). The default is 1 for WSGI and 32 for ASGI; the minimum is 1, and the maximum 64.
     ///
     /// Each counts as a worker: in [`Stats`](super::super::Stats), for the queue, and in all limits of the number of
-    /// workers. [`workers`](Self::workers) is the number of processes.
+    /// workers. [`workers`](Self::workers) is the number of processes. Each also needs two descriptors of this process, and
+    /// twice as many during a reload: with 16 processes of 32 more than the usual soft limit of 1,024 (`ulimit -n`).
     ///
-    /// A thread cannot be interrupted: one that exceeds its request timeout is abandoned, and replaced by another
-    /// process. Its own process ends with the last of its threads.
+    /// A thread cannot be interrupted: when one exceeds its request timeout, its process is replaced. It gets no further
+    /// requests as soon as its replacement is ready, and is stopped when the requests of its other threads have ended:
+    /// by `SIGTERM`, and after the [stop timeout](Self::stop_timeout) by `SIGKILL`.
     pub fn threads(mut self, n: usize) -> Self {
         self.protocol.lanes = n.clamp(1, MAX_LANES);
         self
@@ -260,9 +268,9 @@ impl ProcessesBuilder<Python> {
         self
     }
 
-    /// Makes a worker that has completed `requests` requests the process from which the other workers are forked again, so
-    /// that they share the memory of what it has loaded and cached meanwhile. This happens once for each generation of
-    /// workers. It is off by default, and possible only with [`wsgi`], one thread and [`preload`](Self::preload).
+    /// Makes a worker that has completed `requests` requests, at least 1, the process from which the other workers are forked
+    /// again, so that they share the memory of what it has loaded and cached meanwhile. This happens once for each generation
+    /// of workers. It is off by default, and possible only with [`wsgi`], one thread and [`preload`](Self::preload).
     ///
     /// The first worker that has completed so many requests is replaced like a [recycled](Self::recycle_after) one, and
     /// then forks the replacements of the others, [`recycle_at_a_time`](Self::recycle_at_a_time). Workers serve until their

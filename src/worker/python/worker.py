@@ -5,11 +5,13 @@ application and answers one request after another on each lane. A lane is a sock
 described in src/proto/gate.rs.
 """
 
+import errno
 import gc
 import importlib
 import io
 import marshal
 import os
+import select
 import signal
 import socket
 import stat
@@ -19,13 +21,13 @@ import threading
 import traceback
 
 # Frames to the front.
-READY, COMPLETE, HEAD, CHUNK, END, FILE, FAILED, LOG, FORKED, REAPED, NOT_FORKED = range(11)
+READY, COMPLETE, HEAD, CHUNK, END, FILE, FAILED, LOG, FORKED, REAPED, NOT_FORKED, RAISED = range(12)
 # The body of a request for a WebSocket.
 WEBSOCKET = (3,)
 # A command of the front to the process that forks workers.
 REAP = 2
-# The length of the command to a worker to become that process: (3, None).
-REFORK = 2
+# The length of a request, and of the command to a worker to become that process: (3, None).
+REQUEST, REFORK = 3, 2
 
 MAX_FRAME = 160 << 10
 # Maximum number of bytes of a body, a traceback or a log line in a frame.
@@ -35,10 +37,18 @@ MAX_MESSAGE = 1 << 20
 MAX_WAITING = 16
 # How many seconds the client has to close a WebSocket that the application has closed.
 CLOSE_TIMEOUT = 1
+# How many seconds an application has to end after the `websocket.disconnect` of a worker that ends.
+LEAVE_TIMEOUT = 1
 
 
 class Terminated(SystemExit):
     """The front has stopped this process."""
+
+
+def hide_termination(unraisable, report=sys.unraisablehook):
+    """Reports no Terminated: the front may send the signal while this process already ends, where nothing catches it."""
+    if not issubclass(unraisable.exc_type, Terminated):
+        report(unraisable)
 
 
 class ClientLeft(ConnectionError):
@@ -52,6 +62,16 @@ def plain(value):
     raise TypeError("%r is not a string" % (value,))
 
 
+def receive_descriptors(sock, count):
+    """Receives a message with descriptors. The kernel discards those for which this process has no free number."""
+    _, descriptors, _, _ = socket.recv_fds(sock, 1, count)
+    if len(descriptors) < count:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise OSError(errno.EMFILE, "no free file descriptor (raise RLIMIT_NOFILE)")
+    return descriptors
+
+
 class Front:
     """The socket to the front."""
 
@@ -63,8 +83,7 @@ class Front:
 
     def receive_descriptor(self):
         """Receives the descriptor that follows a frame."""
-        _, descriptors, _, _ = socket.recv_fds(self.sock, 1, 1)
-        return descriptors[0]
+        return receive_descriptors(self.sock, 1)[0]
 
     def send(self, *frame):
         self.sock.send(marshal.dumps(frame, 2))
@@ -125,6 +144,24 @@ class Errors(io.TextIOBase):
         text, self.pending = self.pending.rstrip("\n"), ""
         if text:
             self.front.send(LOG, self.number, printable(text))
+
+
+def to_bytes(data):
+    """Converts a piece of a body. `bytes` would make zeros of a number."""
+    try:
+        return bytes(memoryview(data))
+    except TypeError:
+        raise TypeError("a body must contain bytes, not %r" % type(data)) from None
+
+
+def describe(error):
+    """Returns an exception in one line, and its traceback."""
+    try:
+        message = "".join(traceback.format_exception_only(type(error), error)).strip()
+        return message, "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    except Exception:  # no descriptor is free for a module that CPython 3.13 imports here
+        message = "%s: %s" % (type(error).__name__, error)
+        return message, message
 
 
 def printable(text):
@@ -225,12 +262,12 @@ class FileWrapper:
 class Response:
     """The response to one request."""
 
-    __slots__ = ("front", "number", "is_head", "head", "has_begun", "is_ended")
+    __slots__ = ("front", "number", "is_head", "head", "has_begun", "is_ended", "has_left")
 
     def __init__(self, front, number, is_head):
         self.front, self.number, self.is_head = front, number, is_head
         self.head = None
-        self.has_begun = self.is_ended = False
+        self.has_begun = self.is_ended = self.has_left = False
 
     def start(self, status, headers, exc_info=None):
         """`start_response`."""
@@ -252,7 +289,7 @@ class Response:
         front = self.front
         if self.has_begun:
             if front.has_left(self.number):
-                self.is_ended = True
+                self.has_left = True
                 raise ClientLeft("the client has left")
         else:
             self.begin()
@@ -300,6 +337,8 @@ class Response:
         return self.complete(b"")
 
     def complete(self, data):
+        if type(data) is not bytes:
+            data = to_bytes(data)
         if self.head is None:
             raise AssertionError("start_response was not called")
         if self.has_begun or len(data) > PIECE:
@@ -347,20 +386,27 @@ class Wsgi:
         while front.early or receive(buffer):
             frame = front.early or loads(buffer)
             front.early = None
-            if len(frame) != 4:
+            if len(frame) != REQUEST:
                 if len(frame) == REFORK:
                     return socket.socket(fileno=front.receive_descriptor())
                 continue  # the client disconnected after the response
-            number, _, environ, body = frame
+            number, environ, body = frame
             environ.update(base)
             errors.number = number
             if type(body) is bytes:
                 environ["wsgi.input"] = io.BytesIO(body)
                 self.answer(number, environ)
             else:
-                with self.open(body) as environ["wsgi.input"]:
-                    self.answer(number, environ)
+                self.answer_with_descriptor(number, environ, body)
             del frame, environ, body
+
+    def answer_with_descriptor(self, number, environ, body):
+        try:
+            stream = self.open(body)
+        except OSError as error:
+            return self.fail(number, Response(self.front, number, False), error)
+        with stream as environ["wsgi.input"]:
+            self.answer(number, environ)
 
     def open(self, body):
         descriptor = self.front.receive_descriptor()
@@ -389,13 +435,14 @@ class Wsgi:
 
     def fail(self, number, response, error):
         """Reports an exception of the application, or that the request ends without a response."""
-        if isinstance(error, ClientLeft) and response.is_ended:
+        if response.has_left and isinstance(error, ClientLeft):
             self.front.send(END, number)
             return
-        message = "".join(traceback.format_exception_only(type(error), error)).strip()
-        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        if response.is_ended:
-            self.front.send(LOG, number, printable(text))
+        message, text = describe(error)
+        if response.is_ended or response.has_left:
+            self.front.send(RAISED, number, printable(text))
+            if not response.is_ended:
+                self.front.send(END, number)  # RAISED does not end the request
             return
         self.front.send(FAILED, number, printable(message), printable(text))
 
@@ -473,9 +520,12 @@ def serve_asgi(lanes, application):
             self.loop = asyncio.get_running_loop()
             self.buffer = bytearray(MAX_FRAME)
             self.exchange = None
-            # The tasks of earlier requests may continue after their responses.
-            self.tasks = set()
+            # The requests by their tasks, which may continue after their responses.
+            self.tasks = {}
             self.ended = asyncio.Event()
+            self.turn = asyncio.Lock()
+            # The number of tasks that wait for space in the socket.
+            self.blocked = 0
             self.loop.add_reader(sock, self.read)
 
         def read(self):
@@ -488,50 +538,70 @@ def serve_asgi(lanes, application):
             if not count:
                 return self.close()
             frame = marshal.loads(self.buffer)
-            if len(frame) == 4:
-                descriptor = None
-                if type(frame[3]) is not bytes:
-                    _, descriptors, _, _ = socket.recv_fds(self.sock, 1, 1)
-                    descriptor = descriptors[0]
-                kind = WebSocket if frame[3] == WEBSOCKET else Exchange
-                self.exchange = kind(self, frame, descriptor)
-                task = self.loop.create_task(self.exchange.run())
-                self.tasks.add(task)
-                task.add_done_callback(self.tasks.discard)
+            if len(frame) == REQUEST:
+                self.begin(frame)
             elif self.exchange is not None and self.exchange.number == frame[0]:
                 self.exchange.has_left.set()
 
+        def begin(self, frame):
+            """Begins a request."""
+            descriptor = failure = None
+            kind = WebSocket if frame[2] == WEBSOCKET else Exchange
+            if type(frame[2]) is not bytes:
+                try:
+                    (descriptor,) = receive_descriptors(self.sock, 1)
+                except OSError as error:
+                    kind, failure = Exchange, error
+            self.exchange = exchange = kind(self, frame, descriptor)
+            task = self.loop.create_task(exchange.run() if failure is None else exchange.fail(failure))
+            self.tasks[task] = exchange
+            task.add_done_callback(self.tasks.pop)
+
         def close(self):
-            """Cancels the tasks, since the front has closed the socket."""
+            """Ends the requests, since the front has closed the socket. A task that continues after its response is not
+            cancelled: the front ends this process if that takes too long."""
             if not self.ended.is_set():
                 self.loop.remove_reader(self.sock)
-                for task in self.tasks:
-                    task.cancel()
+                for task, exchange in self.tasks.items():
+                    exchange.end(task)
                 self.ended.set()
 
         async def send(self, frame, descriptors=()):
-            while True:
-                try:
-                    if descriptors:
-                        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", *descriptors))
-                        self.sock.sendmsg([frame], [rights], socket.MSG_DONTWAIT)
-                    else:
-                        self.sock.send(frame, socket.MSG_DONTWAIT)
-                    return
-                except BlockingIOError:
-                    writable = self.loop.create_future()
-                    self.loop.add_writer(self.sock, lambda: writable.done() or writable.set_result(None))
-                    try:
-                        await writable
-                    finally:
-                        self.loop.remove_writer(self.sock)
+            # A frame does not overtake those that wait for space in the socket.
+            if not self.blocked and self.try_send(frame, descriptors):
+                return
+            self.blocked += 1
+            try:
+                # The event loop has one handler for a socket, so one task waits for it at a time.
+                async with self.turn:
+                    while not self.try_send(frame, descriptors):
+                        writable = self.loop.create_future()
+                        self.loop.add_writer(self.sock, lambda: writable.done() or writable.set_result(None))
+                        try:
+                            await writable
+                        finally:
+                            self.loop.remove_writer(self.sock)
+            finally:
+                self.blocked -= 1
+
+        def try_send(self, frame, descriptors):
+            """Returns whether the socket had space."""
+            try:
+                if descriptors:
+                    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", *descriptors))
+                    self.sock.sendmsg([frame], [rights], socket.MSG_DONTWAIT)
+                else:
+                    self.sock.send(frame, socket.MSG_DONTWAIT)
+                return True
+            except BlockingIOError:
+                return False
 
     class Exchange:
         """A request and its response."""
 
         def __init__(self, lane, frame, descriptor):
             self.lane = lane
-            self.number, _, self.environ, self.body = frame
+            self.number, self.environ, self.body = frame
             self.descriptor = descriptor
             self.has_left = asyncio.Event()
             self.is_read = self.has_begun = self.is_complete = False
@@ -543,19 +613,33 @@ def serve_asgi(lanes, application):
                 await application(self.scope(), self.receive, self.send)
                 if not self.is_complete:
                     raise RuntimeError("the application has not completed its response")
-            except asyncio.CancelledError:
-                pass  # the lane is closed
             except BaseException as error:
-                await self.fail(error)
+                if not self.is_cancelled_by(error):
+                    await self.fail(error)
             finally:
                 if self.descriptor is not None:
+                    # A task that the application has left behind may wait for the body, and the next descriptor may have the
+                    # same number.
+                    self.lane.loop.remove_reader(self.descriptor)
                     os.close(self.descriptor)
 
-        async def fail(self, error):
-            text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-            message = "".join(traceback.format_exception_only(type(error), error)).strip()
+        def is_cancelled_by(self, error):
+            """Returns whether the task was cancelled because its lane is closed. An application may also wait for a task of
+            its own that was cancelled, and gets the same exception."""
+            return isinstance(error, asyncio.CancelledError) and self.lane.ended.is_set()
+
+        def end(self, task):
+            """Ends the task, since the front has closed the lane, unless it has completed its response."""
             if self.is_complete:
-                frame = (LOG, self.number, printable(text))
+                self.has_left.set()
+            else:
+                task.cancel()
+
+        async def fail(self, error):
+            message, text = describe(error)
+            if self.is_complete:
+                method, path = self.environ["REQUEST_METHOD"], self.environ["RAW_URI"].partition("?")[0]
+                frame = (RAISED, self.number, printable("%s %s\n%s" % (method, path, text)))
             elif self.has_left.is_set():
                 frame = (END, self.number)
             else:
@@ -576,12 +660,20 @@ def serve_asgi(lanes, application):
                     continue
                 name = name.replace("_", "-").lower().encode("latin-1")
                 headers.append((name, value.encode("latin-1")))
+            repeated = environ.get("vestibule.repeated_fields")
+            if repeated:
+                lines = repeated.encode("latin-1").split(b"\n")
+                names = lines[::2]
+                headers = [field for field in headers if field[0] not in names]
+                headers += zip(names, lines[1::2])
             root = environ["SCRIPT_NAME"].encode("latin-1").decode("utf-8", "replace")
             path = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
-            client = (environ["REMOTE_ADDR"], int(environ.get("REMOTE_PORT", 0)))
+            address = environ["REMOTE_ADDR"]
+            client = (address, int(environ.get("REMOTE_PORT", 0)))  # a proxy may not name the port
             return {
                 "type": "http",
-                "asgi": {"version": "3.0", "spec_version": "2.4"},
+                # With 2.4, frameworks do not listen for a disconnect while they stream: they learn of it when they send.
+                "asgi": {"version": "3.0", "spec_version": "2.3"},
                 "http_version": environ["SERVER_PROTOCOL"].partition("/")[2].replace("2.0", "2"),
                 "method": environ["REQUEST_METHOD"],
                 "scheme": environ["wsgi.url_scheme"],
@@ -590,7 +682,7 @@ def serve_asgi(lanes, application):
                 "query_string": environ["QUERY_STRING"].encode("latin-1"),
                 "root_path": root,
                 "headers": headers,
-                "client": client if "REMOTE_PORT" in environ else None,
+                "client": client if address != "unix:" else None,
                 "server": (environ["SERVER_NAME"], int(environ["SERVER_PORT"])),
                 "state": self.lane.state.copy(),
                 "extensions": {"http.response.pathsend": {}},
@@ -650,7 +742,11 @@ def serve_asgi(lanes, application):
             if kind == "http.response.start":
                 if self.head is not None:
                     raise RuntimeError("the response has begun")
-                headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
+                headers = [
+                    (bytes(name), bytes(value))
+                    for name, value in message.get("headers", ())
+                    if bytes(name).lower() != b"transfer-encoding"  # the specification: servers ignore it
+                ]
                 self.head = (b"%d" % message["status"], headers)
             elif self.head is None:
                 raise RuntimeError("the response has not begun")
@@ -665,8 +761,9 @@ def serve_asgi(lanes, application):
             send, number = self.lane.send, self.number
             data = b"" if self.is_head else bytes(data)
             if not self.has_begun and not has_more and len(data) <= PIECE:
+                frame = self.frame(COMPLETE, data)
                 self.is_complete = True
-                return await send(self.frame(COMPLETE, data))
+                return await send(frame)
             if not self.has_begun:
                 self.has_begun = True
                 await send(self.frame(HEAD))
@@ -704,6 +801,9 @@ def serve_asgi(lanes, application):
             # What the application receives when the client has left.
             self.left = None
             self.pump = None
+            self.has_returned = False
+            # Cancels the task, once the worker ends.
+            self.timer = None
 
         async def run(self):
             self.reader, self.writer = await asyncio.open_unix_connection(sock=self.sock)
@@ -713,13 +813,17 @@ def serve_asgi(lanes, application):
                 await application(self.scope(), self.receive, self.send)
                 if not self.is_complete:
                     raise RuntimeError("the application has neither accepted nor closed the WebSocket")
-            except asyncio.CancelledError:
-                code = 1012  # the worker ends
             except BaseException as error:
-                code = 1011
-                if not (self.left and isinstance(error, ClientLeft)):
-                    await self.fail(error)
+                if self.is_cancelled_by(error):
+                    code = 1012  # the worker ends
+                else:
+                    code = 1011
+                    if not (self.left and isinstance(error, ClientLeft)):
+                        await self.fail(error)
             finally:
+                self.has_returned = True
+                if self.timer is not None:
+                    self.timer.cancel()
                 await self.close(code)
 
         async def close(self, code):
@@ -734,6 +838,25 @@ def serve_asgi(lanes, application):
             except (OSError, asyncio.TimeoutError):
                 pass
             self.writer.close()
+
+        def end(self, task):
+            """Closes the WebSocket at once. The application receives `websocket.disconnect`, as after a close by the client, and
+            is cancelled if it continues for too long."""
+            if not self.is_accepted:
+                task.cancel()
+            elif not self.has_returned:
+                if not self.has_closed:
+                    self.write_close(1012)
+                self.disconnect(1012)
+                self.timer = self.lane.loop.call_later(LEAVE_TIMEOUT, task.cancel)
+
+        def disconnect(self, code, reason=""):
+            """Lets the application receive `websocket.disconnect`, once."""
+            if self.left is None:
+                self.left = {"type": "websocket.disconnect", "code": code, "reason": reason}
+                # In a full queue, it follows the last message without an entry.
+                if not self.waiting.full():
+                    self.waiting.put_nowait(self.left)
 
         async def discard(self):
             while await self.reader.read(PIECE):
@@ -842,15 +965,15 @@ def serve_asgi(lanes, application):
                         message.update({"text": data.decode()} if opcode == 1 else {"bytes": data})
                     except UnicodeDecodeError:
                         raise Violation(1007)
-                    await self.waiting.put(message)
+                    if self.left is None:
+                        await self.waiting.put(message)
             except Violation as violation:
                 (code,) = violation.args
                 if not self.has_closed:
                     self.write_close(code)
             except (OSError, EOFError):
                 pass  # without a Close frame
-            self.left = {"type": "websocket.disconnect", "code": code, "reason": reason}
-            await self.waiting.put(self.left)
+            self.disconnect(code, reason)
 
         async def read_message(self):
             """The next message or Close frame. Pings are answered."""
@@ -911,12 +1034,8 @@ def serve_asgi(lanes, application):
             print(lifespan.failure, file=sys.stderr)
             sys.exit(3)
         running = [Lane(lane, lifespan.state) for lane in lanes]
-
-        def terminate():
-            for lane in running:
-                lane.close()
-
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+        # The signal is ignored: the requests end with their lanes, and other tasks may continue then.
+        handle_termination([])
         for lane in lanes:
             lane.send(marshal.dumps((READY,), 2))
         for lane in running:
@@ -939,13 +1058,61 @@ def load(target):
     return found() if path.endswith("()") else found
 
 
-def terminate(signum, stack):
-    raise Terminated(0)
+def check(application, kind, target):
+    """Raises a TypeError for an object that is not an application, or certainly one of the other interface. A request would
+    fail in the same way, and the start says what to change."""
+    import inspect  # most applications have loaded it
+
+    if not callable(application):
+        raise TypeError("%s is no application: %r is not callable" % (target, type(application).__name__))
+    is_async = any(map(inspect.iscoroutinefunction, (application, getattr(application, "__call__", None))))
+    if kind == "wsgi" and is_async:
+        raise TypeError("%s is an application of ASGI, not of WSGI" % target)
+    if kind == "asgi" and not is_async and takes(application, 2) and not takes(application, 3):
+        raise TypeError("%s is an application of WSGI, not of ASGI" % target)
+
+
+def takes(function, count):
+    """Returns whether it can be called with so many arguments, or its arguments are not known."""
+    import inspect
+
+    try:
+        signature = inspect.signature(function)
+    except Exception:  # written in C, or an annotation cannot be evaluated, which Python 3.14 does here
+        return True
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True
+
+
+def handle_termination(sockets):
+    """Lets SIGTERM end this process only if the front has closed these sockets, as it does before it sends the signal.
+    Others send it while the front still completes requests: systemd to all processes of a service."""
+    pid = os.getpid()
+
+    def terminate(signum, stack):
+        # A process that the application has forked ends at once.
+        if os.getpid() != pid or sockets and all(map(has_ended, sockets)):
+            raise Terminated(0)
+
+    signal.signal(signal.SIGTERM, terminate)
+
+
+def has_ended(sock):
+    """Returns whether the front has closed this socket, even if it has sent frames before."""
+    if sock.fileno() < 0:
+        return True
+    poll = select.poll()
+    poll.register(sock, 0)
+    return bool(poll.poll(0))
 
 
 def fork_workers(control):
     """Executes the commands of the front to fork and reap workers. Returns in each worker with its socket, and
     returns None when the front has closed the control socket."""
+    handle_termination([control])
     control.send(marshal.dumps((READY,), 2))
     while True:
         order, descriptors, _, _ = socket.recv_fds(control, 64, 3)
@@ -961,11 +1128,18 @@ def fork_workers(control):
             code = os.waitstatus_to_exitcode(status)
             control.send(marshal.dumps((REAPED, code < 0, abs(code)), 2))
             continue
+        pid = pidfd = None
         try:
+            if len(descriptors) < 3:
+                raise OSError(errno.EMFILE, "no free file descriptor (raise RLIMIT_NOFILE)")
             pid = os.fork()
+            if pid:
+                pidfd = os.pidfd_open(pid)
         except OSError as error:
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
             control.send(marshal.dumps((NOT_FORKED, str(error)), 2))
-            pid = None
         if pid == 0:
             os.setpgid(0, 0)
             control.detach()
@@ -974,12 +1148,11 @@ def fork_workers(control):
             for descriptor in descriptors:
                 os.close(descriptor)
             return socket.socket(fileno=3)
-        if pid:
+        if pidfd is not None:
             try:
                 os.setpgid(pid, pid)  # parent and child both call it, since either may run first
             except OSError:
                 pass
-            pidfd = os.pidfd_open(pid)
             socket.send_fds(control, [marshal.dumps((FORKED,), 2)], [pidfd])
             os.close(pidfd)
         for descriptor in descriptors:
@@ -1051,9 +1224,11 @@ def main(sock):
     for name in ("LISTEN_FDS", "LISTEN_PID"):
         os.environ.pop(name, None)
     sock.set_inheritable(False)
+    sys.unraisablehook = hide_termination
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)
     application = load(target)
+    check(application, kind, target)
     hook = load(refork) if refork not in ("", "-") else None
     freeze()
     control = None
@@ -1077,7 +1252,7 @@ def main(sock):
         os.dup2(control.fileno(), 3, inheritable=False)
         control.close()
         control = socket.socket(fileno=3)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        handle_termination([control])
         reason = prepare_refork(hook, before)
         if reason is not None:
             control.send(marshal.dumps((NOT_FORKED, printable(reason)[:1024]), 2))
@@ -1091,7 +1266,7 @@ def serve(sock, kind, application, lanes):
     try:
         if kind == "asgi":
             return serve_asgi(sockets, application)
-        signal.signal(signal.SIGTERM, terminate)
+        handle_termination(sockets)
         return serve_wsgi(sockets, application)
     finally:
         for sock in sockets:
@@ -1102,5 +1277,4 @@ def receive_sockets(sock, count):
     """Receives further sockets, which the front sends over the first."""
     if not count:
         return []
-    _, descriptors, _, _ = socket.recv_fds(sock, 1, count)
-    return [socket.socket(fileno=descriptor) for descriptor in descriptors]
+    return [socket.socket(fileno=descriptor) for descriptor in receive_descriptors(sock, count)]

@@ -112,6 +112,11 @@ impl Ahead {
         self.entries.len() - self.begun
     }
 
+    /// Returns the time since which the oldest of them is queued.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.entries.iter().find(|entry| !entry.is_begun).map(|entry| entry.job.queued_at())
+    }
+
     fn candidate(&mut self, worker: WorkerId) -> Option<&mut Candidate> {
         self.workers.iter_mut().find(|candidate| candidate.worker == worker)
     }
@@ -326,9 +331,18 @@ impl Queue {
         !self.ahead.entries.iter().any(|entry| entry.worker == worker)
     }
 
-    /// Removes and returns the jobs that were sent ahead to `worker`, which has exited.
-    pub(in super::super) fn take_ahead(&mut self, worker: WorkerId) -> Vec<Arc<Job>> {
-        self.ahead.take(worker)
+    /// Removes the jobs that were sent ahead to `worker`, which has exited after it had begun them. Queues those again
+    /// whose methods are idempotent (RFC 9110 section 9.2.2), and returns the others.
+    /// [`wake_next`](Self::wake_next) follows.
+    pub(in super::super) fn end_ahead(&mut self, worker: WorkerId) -> Vec<Arc<Job>> {
+        let (mut again, mut lost) = (Vec::new(), Vec::new());
+        for job in self.ahead.take(worker) {
+            let request = job.begin_ahead().filter(|request| request.method().is_idempotent());
+            let is_queued = request.is_some_and(|request| job.requeue(request, true));
+            if is_queued { again.push(job) } else { lost.push(job) }
+        }
+        self.requeue(&again);
+        lost
     }
 
     /// Takes back a job whose caller has disconnected. Returns `false` if its worker has begun it.

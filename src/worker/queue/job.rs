@@ -73,6 +73,8 @@ struct Cell {
     permit: Option<OwnedSemaphorePermit>,
     /// The body that a worker is sending.
     body: Option<Arc<Streamed>>,
+    /// Whether its worker is abandoned unless it ends it soon.
+    is_overdue: bool,
     /// The number of workers that may have received the request and did not answer.
     failed_attempts: u8,
 }
@@ -97,8 +99,16 @@ impl Job {
         let phase = Phase::Queued(request);
         let permit = Some(permit);
         let (caller, worker) = (None, None);
-        let cell =
-            Cell { phase, is_ahead: false, caller, worker, permit, body: None, failed_attempts: 0 };
+        let cell = Cell {
+            phase,
+            is_ahead: false,
+            caller,
+            worker,
+            permit,
+            body: None,
+            is_overdue: false,
+            failed_attempts: 0,
+        };
         Arc::new(Self { request: info, times, cell: Mutex::new(cell) })
     }
 
@@ -291,6 +301,18 @@ impl Job {
                 Poll::Pending
             }
         }
+    }
+
+    /// Records that its worker is abandoned unless it ends it soon. Must be called before [`abort`](Self::abort), after which
+    /// the caller leaves.
+    pub(crate) fn set_overdue(&self) {
+        self.lock().is_overdue = true;
+    }
+
+    /// Returns whether its worker is abandoned unless it ends it soon.
+    #[cfg(feature = "process")]
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.lock().is_overdue
     }
 
     /// Waits until the caller of a running job has left.

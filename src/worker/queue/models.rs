@@ -4,7 +4,7 @@ use std::{future::poll_fn, mem};
 
 use tokio::sync::Semaphore;
 
-use super::{job::Times, *};
+use super::{job::Times, wake::WAKE_TIMEOUT, *};
 use crate::sync::{
     Mutex,
     model::{block_on, model, thread},

@@ -41,15 +41,19 @@ type Acquire =
     dyn Future<Output = Option<Result<OwnedSemaphorePermit, AcquireError>>> + Send + Sync;
 
 impl Reservation {
-    /// Waits for a permit, at most for `timeout`.
+    /// Waits for a permit, at most for `timeout`. A refusal that no call has taken ends when a permit is free.
     pub(crate) fn poll(
         &mut self,
         permits: &Arc<Semaphore>,
         timeout: Duration,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
-        if matches!(self, Self::None) {
-            *self = Self::try_acquire(permits, timeout);
+        if matches!(self, Self::None | Self::Refused(_)) {
+            let acquired = Self::try_acquire(permits, timeout);
+            let is_refused = matches!(self, Self::Refused(_));
+            if !(is_refused && matches!(acquired, Self::None)) {
+                *self = acquired;
+            }
         }
         if matches!(self, Self::None) {
             *self = Self::wait(permits, timeout);
@@ -98,5 +102,29 @@ impl Reservation {
         let acquire = tokio::time::timeout(timeout, permits.clone().acquire_owned());
         let acquire = Box::pin(async { acquire.await.ok() });
         Self::Waiting(Waiting { since: Instant::now(), acquire })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    #[tokio::test(start_paused = true)]
+    async fn refusal_ends_when_a_permit_is_free() {
+        let permits = Arc::new(Semaphore::new(1));
+        let permit = permits.clone().try_acquire_owned().unwrap();
+        let mut reservation = Reservation::None;
+        for _ in 0..2 {
+            // The first one waits for the timeout.
+            poll_fn(|cx| reservation.poll(&permits, TIMEOUT, cx)).await;
+            assert!(matches!(reservation, Reservation::Refused(_)));
+        }
+        drop(permit);
+        poll_fn(|cx| reservation.poll(&permits, TIMEOUT, cx)).await;
+        assert!(reservation.take(&permits, TIMEOUT).is_ok());
     }
 }

@@ -2,7 +2,7 @@
 
 use tokio::sync::Semaphore;
 
-use super::{job::Times, *};
+use super::{job::Times, wake::WAKE_TIMEOUT, *};
 
 fn push(queue: &mut Queue, permits: &Arc<Semaphore>, now: Instant) -> Arc<Job> {
     let permit = permits.clone().try_acquire_owned().unwrap();
@@ -40,6 +40,42 @@ fn job_wakes_no_worker_while_one_is_on_its_way() {
     assert_eq!(queue.idle(), 1);
     assert!(matches!(poll(&mut queue, ids[1], now, true), Poll::Ready(Next::Begin(..))));
     assert!(queue.wake_next(now).is_none(), "there is no job for it");
+}
+
+#[cfg(feature = "process")]
+#[test]
+fn job_wakes_a_lane_of_the_process_that_runs_the_fewest() {
+    let (permits, now) = (Arc::new(Semaphore::new(99)), Instant::now());
+    let mut queue = Queue::default();
+    let ids: Vec<_> = (0..9).map(WorkerId::of_number).collect();
+    for id in &ids {
+        queue.add_lane(*id, id.number() / 3);
+        assert!(poll(&mut queue, *id, now, false).is_pending());
+    }
+    let allowance = Allowance { until: now, total: WAKE_TIMEOUT };
+    let run = |queue: &mut Queue| {
+        push(queue, &permits, now);
+        assert!(queue.wake_next(now).is_some());
+        let id = queue.coming.as_ref().unwrap().worker;
+        let Poll::Ready(Next::Begin(job, _)) = poll(queue, id, now, false) else { panic!() };
+        queue.set_in_flight(id, job, allowance);
+        id
+    };
+    let first: Vec<_> = (0..6).map(|_| run(&mut queue).number()).collect();
+    assert_eq!(first, [8, 5, 2, 7, 4, 1], "each process runs one before any runs two");
+    // The process whose requests have ended gets the next ones.
+    for id in [ids[5], ids[4]] {
+        queue.finish(id, now);
+        assert!(poll(&mut queue, id, now, false).is_pending());
+    }
+    assert_eq!([run(&mut queue), run(&mut queue)], [ids[4], ids[5]]);
+    // An abandoned request counts until its worker has exited.
+    queue.finish(ids[5], now);
+    queue.abandon(ids[8]);
+    queue.leave(ids[8]);
+    assert_eq!(run(&mut queue), ids[3]);
+    queue.exit(ids[8]);
+    assert_eq!(run(&mut queue), ids[6]);
 }
 
 #[test]
@@ -136,7 +172,7 @@ fn cancelled_job_that_expires_is_not_refused() {
         job.refuse(job.expiry(), || refused += 1);
     }
     let mut stats = Stats::default();
-    queue.add_to(&mut stats);
+    queue.add_to(&mut stats, Instant::now());
     assert_eq!((refused, stats.cancelled, stats.queued), (2, 2, 0));
     assert_eq!((queue.len(), permits.available_permits()), (0, 9));
 }

@@ -8,12 +8,14 @@ mod bodies;
 pub(super) mod child;
 pub(super) mod control;
 mod end;
+pub(super) mod load;
 mod placement;
 #[cfg(feature = "process")]
 pub(super) mod processes;
 #[cfg(feature = "process")]
 pub(super) mod python;
 mod queue;
+mod renewal;
 mod restart;
 mod scale;
 mod timeout;
@@ -129,6 +131,9 @@ pub(super) trait Handle:
     fn close(&self);
     async fn shutdown(&self, within: Duration) -> Result<(), Error>;
 
+    /// Replaces all workers within a long time.
+    async fn reload(&self) -> Result<(), Error>;
+
     /// Returns whether it gets a permit without waiting.
     fn is_ready(&mut self) -> bool {
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
@@ -146,6 +151,8 @@ pub(super) struct Settings {
     queue_timeout: Duration,
     request_timeout: Duration,
     max_abandoned: usize,
+    /// The number of requests after which a worker is replaced.
+    recycle_after: Option<u64>,
     /// The results of the first builds; all others succeed.
     builds: Vec<Build>,
 }
@@ -159,6 +166,8 @@ pub(super) enum Build {
     Panic,
     /// Succeeds when `/build` is released.
     Hold,
+    /// Succeeds. A process does not answer the second check and all later ones, and says "entered `*`".
+    Hang,
 }
 
 impl Default for Settings {
@@ -171,6 +180,7 @@ impl Default for Settings {
             queue_timeout: LONG,
             request_timeout: LONG,
             max_abandoned: 1,
+            recycle_after: None,
             builds: Vec::new(),
         }
     }
@@ -227,7 +237,6 @@ macro_rules! for_placement {
                 panic_does_not_affect_other_workers
                 failed_rebuild_is_tried_again
                 request_waits_for_slow_rebuild
-                start_returns_error_of_build
                 start_refuses_zero_workers
             }
             timeout {
@@ -259,7 +268,20 @@ macro_rules! for_placement {
                 pause_before_restart_does_not_delay_shutdown
                 abandoned_worker_is_awaited_by_shutdown
             }
+            renewal {
+                reload_replaces_all_workers_and_loses_no_request
+                failed_reload_keeps_the_old_workers_and_loses_no_request
+                reload_does_not_wait_for_a_request_of_the_generation_before
+                recycled_workers_lose_no_request
+            }
         }
+    };
+}
+
+/// The test for placements whose start reports why an application cannot be built. A forked worker builds nothing.
+macro_rules! with_error_of_build {
+    ($(#[$attr:meta])? $placement:ty) => {
+        contract_tests! { $(#[$attr])? $placement: restart { start_returns_error_of_build } }
     };
 }
 
@@ -267,6 +289,7 @@ mod threads {
     use super::*;
 
     for_placement!(placement::InThreads);
+    with_error_of_build!(placement::InThreads);
 }
 
 /// Behaviour that an application in a process cannot have: there it answers 500, or ends.
@@ -286,6 +309,7 @@ mod in_processes {
     use super::*;
 
     for_placement!(processes::InProcesses);
+    with_error_of_build!(processes::InProcesses);
 }
 
 #[cfg(feature = "process")]
@@ -295,5 +319,33 @@ mod in_python {
     for_placement!(
         #[cfg_attr(not(peer_python3), ignore = "needs python3")]
         python::InPython
+    );
+    with_error_of_build!(
+        #[cfg_attr(not(peer_python3), ignore = "needs python3")]
+        python::InPython
+    );
+}
+
+#[cfg(feature = "process")]
+mod in_forked_python {
+    use super::*;
+
+    for_placement!(
+        #[cfg_attr(not(peer_python3), ignore = "needs python3")]
+        python::InPython<python::Forked>
+    );
+}
+
+#[cfg(feature = "process")]
+mod in_asgi {
+    use super::*;
+
+    for_placement!(
+        #[cfg_attr(not(peer_python3), ignore = "needs python3")]
+        python::InPython<python::Asgi>
+    );
+    with_error_of_build!(
+        #[cfg_attr(not(peer_python3), ignore = "needs python3")]
+        python::InPython<python::Asgi>
     );
 }

@@ -59,6 +59,7 @@ fn start(workers: usize, fails: fn(usize) -> bool) -> Result<Started, Error> {
         scale: Scale::FIXED,
         max_abandoned: 1,
         request_timeout: SHORT * 10,
+        drain_timeout: None,
         grace: SHORT,
         backoff: Backoff::new(Duration::from_millis(1), SHORT),
         start_timeout: None,

@@ -1,6 +1,7 @@
 //! Tests of properties that only processes have.
 
 mod crashes;
+mod health;
 mod replacement;
 
 use std::{
@@ -14,9 +15,10 @@ use std::{
 
 use http::Method;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+use tokio::{sync::mpsc, time::timeout};
 use tower::ServiceExt;
 
+pub(super) use super::contract::load::Load;
 use super::{
     super::*,
     contract::{Build, Placement, processes::InProcesses},
@@ -72,38 +74,6 @@ pub(super) fn stop(pid: u32) {
         }
         assert!(began.elapsed() < LONG, "{pid} runs on");
         std::thread::yield_now();
-    }
-}
-
-/// Sends requests until it is ended; returns the errors.
-pub(super) struct Load {
-    tasks: JoinSet<Vec<BoxError>>,
-    stop: tokio::sync::watch::Sender<bool>,
-}
-
-impl Load {
-    pub(super) fn start(pool: &Processes, request: fn() -> Request) -> Self {
-        let (stop, stopped) = tokio::sync::watch::channel(false);
-        let mut tasks = JoinSet::new();
-        for _ in 0..8 {
-            let (handle, stopped) = (pool.clone(), stopped.clone());
-            tasks.spawn(async move {
-                let mut errors = Vec::new();
-                while !*stopped.borrow() {
-                    match handle.clone().oneshot(request()).await {
-                        Ok(response) => assert!(text(&response).starts_with("/load ")),
-                        Err(error) => errors.push(error),
-                    }
-                }
-                errors
-            });
-        }
-        Self { tasks, stop }
-    }
-
-    pub(super) async fn end(self) -> Vec<BoxError> {
-        self.stop.send(true).unwrap();
-        self.tasks.join_all().await.into_iter().flatten().collect()
     }
 }
 
@@ -216,6 +186,65 @@ async fn process_gets_concurrent_requests_up_to_its_limit() {
     }
     pool.shutdown().await;
     assert_eq!((pool.builds(), pool.stats().panics), (2, 0));
+}
+
+#[tokio::test]
+async fn caller_that_leaves_frees_its_lane_of_a_concurrent_process() {
+    let options = |b: ProcessesBuilder| b.workers(1).concurrency(2);
+    let mut pool = InProcesses::start_with(vec![], options).unwrap();
+    let polls = [pool.begin("/hold1").await, pool.begin("/hold2").await];
+    for _ in 0..2 {
+        pool.entered().await;
+    }
+    drop(polls);
+    assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 0");
+    assert_eq!(pool.stats().panics, 0);
+    pool.release("/hold1");
+    pool.release("/hold2");
+    pool.shutdown().await;
+    assert_eq!(pool.builds(), 1);
+}
+
+#[tokio::test]
+async fn deadline_of_a_request_frees_its_lane_of_a_concurrent_process() {
+    let options = |b: ProcessesBuilder| b.workers(1).concurrency(2);
+    let mut pool = InProcesses::start_with(vec![], options).unwrap();
+    let hold = |path| pool.call(with_deadline(path, InProcesses::SHORT));
+    let polls = [hold("/hold1").await, hold("/hold2").await];
+    for _ in 0..2 {
+        pool.entered().await;
+    }
+    for poll in polls {
+        assert_eq!(kind(&poll.await.unwrap_err()), Kind::Timeout);
+    }
+    assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 0");
+    pool.release("/hold1");
+    pool.release("/hold2");
+    pool.shutdown().await;
+    assert_eq!((pool.builds(), pool.stats().abandoned), (1, 0));
+}
+
+#[tokio::test]
+async fn process_with_stuck_request_is_replaced_as_a_whole_and_stopped() {
+    let (on_exit, mut exits) = hook();
+    let options = |b: ProcessesBuilder| {
+        b.workers(1).concurrency(3).request_timeout(InProcesses::SHORT).on_exit(on_exit)
+    };
+    let mut pool = InProcesses::start_with(vec![], options).unwrap();
+    let stuck = pool.begin("/hold-pid").await;
+    let pid = pid_in(&pool.entered().await);
+    assert_eq!(kind(&stuck.await.unwrap_err()), Kind::Timeout);
+    // Its other lanes have no request, so it is stopped, although they would serve on.
+    while pool.stats().recycled < 2 {
+        assert!(pool.stats().workers >= 2, "the others serve until they are replaced");
+        tokio::task::yield_now().await;
+    }
+    pool.release("/hold-pid");
+    let (worker, status): (WorkerProcess, ExitStatus) = next(&mut exits).await;
+    assert_eq!((worker.pid, status), (pid, ExitStatus::Code(0)));
+    assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 1");
+    pool.shutdown().await;
+    assert_eq!(pool.builds(), 2);
 }
 
 /// The environment variable that makes this test program play a role in a child process.

@@ -2,10 +2,13 @@
 
 mod ahead;
 mod asgi;
+mod descriptors;
 mod faults;
 mod pool;
 mod refork;
 mod runtimes;
+mod signals;
+mod zygotes;
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -17,7 +20,7 @@ use tokio::time::timeout;
 use tower::ServiceExt;
 
 use super::{super::*, *};
-use crate::{body::FileSlice, peer::Peer, semantics::target::OriginalUri};
+use crate::{body::FileSlice, peer::Peer, proto::gate::BadHead, semantics::target::OriginalUri};
 
 /// An application whose behaviour depends on the path.
 const APPLICATION: &str = include_str!("python/application.py");
@@ -243,6 +246,19 @@ async fn streamed_response_whose_client_leaves_is_closed() {
 
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn worker_is_free_although_the_response_of_a_client_that_left_cannot_be_closed() {
+    let site = Site::start("application");
+    let mut body = site.get("/ticks-unclosable").await.unwrap().into_body();
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "tick");
+    drop(body);
+    assert_eq!(site.made("closed").await, "/ticks-unclosable");
+    assert_eq!(text(&site.get("/").await.unwrap()), "/");
+    assert_eq!(site.pool.stats().abandoned, 0, "it was not stopped");
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
 async fn file_of_the_file_wrapper_stays_a_file() {
     let site = Site::start("application");
     let response = site.get("/file").await.unwrap();
@@ -296,6 +312,26 @@ async fn invalid_response_is_an_error_of_the_application() {
         assert_eq!(cause::<ApplicationError>(&body.collect().await.unwrap_err()), error);
     }
     assert_eq!(text(&site.get("/").await.unwrap()), "/");
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn value_of_wrong_type_is_an_error_of_the_application() {
+    let site = Site::start("application");
+    for (what, found) in [("body", "str"), ("piece", "str"), ("number", "int")] {
+        let ApplicationError::Raised { message } = site.error(&format!("/mistyped?{what}")).await
+        else {
+            panic!("{what}");
+        };
+        let expected = format!("TypeError: a body must contain bytes, not <class '{found}'>");
+        assert_eq!(message, expected);
+    }
+    for what in ["status", "fields", "field", "list", "integer", "begun"] {
+        let error = site.error(&format!("/mistyped?{what}")).await;
+        assert_eq!(error, ApplicationError::Head(BadHead::Type), "{what}");
+    }
+    assert_eq!(text(&site.get("/mistyped?view").await.unwrap()), "view");
     site.end().await;
 }
 
@@ -358,7 +394,50 @@ async fn start_reports_why_an_application_cannot_be_loaded() {
     assert_eq!(start(wsgi("no_such_module.wsgi:application")), missing);
     let missing = "AttributeError: module 'wsgiref' has no attribute 'application'";
     assert_eq!(start(wsgi("wsgiref")), Some(missing.to_owned()));
-    assert_eq!(start(wsgi("wsgiref").python(Path::new("/no/such/python"))), None);
+    let error =
+        wsgi("wsgiref").python(Path::new("/no/such/python")).workers(1).start().unwrap_err();
+    let error = error.source().unwrap().to_string();
+    assert_eq!(error, "cannot start /no/such/python: No such file or directory (os error 2)");
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn start_refuses_an_object_that_is_no_application_of_the_interface() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("application.py"), APPLICATION).unwrap();
+    fs::write(dir.path().join("asgi_application.py"), asgi::APPLICATION).unwrap();
+    for (builder, reason) in [
+        (wsgi("os:sep"), "TypeError: os:sep is no application: 'str' is not callable"),
+        (
+            wsgi("asgi_application"),
+            "TypeError: asgi_application is an application of ASGI, not of WSGI",
+        ),
+        (asgi("application"), "TypeError: application is an application of WSGI, not of ASGI"),
+    ] {
+        let error = builder.directory(dir.path()).workers(1).start().unwrap_err();
+        let early = error.source().unwrap().downcast_ref::<ExitedEarly>().unwrap();
+        assert_eq!(early.last_line, reason);
+    }
+}
+
+/// An application whose process gets SIGTERM while it ends.
+const STOPPED_AT_EXIT: &str = "
+import atexit, os, signal, sys
+sys.stderr = open('errors', 'w', buffering=1)
+atexit.register(lambda: (os.kill(os.getpid(), signal.SIGTERM), [None for _ in range(1000)]))
+def application(environ, start_response):
+    start_response('200 OK', [])
+    return [b'']
+";
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn stop_signal_while_a_process_ends_is_not_reported_as_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("stopped.py"), STOPPED_AT_EXIT).unwrap();
+    let pool = wsgi("stopped").directory(dir.path()).workers(1).preload(false).start().unwrap();
+    pool.shutdown(LONG).await.unwrap();
+    assert_eq!(fs::read_to_string(dir.path().join("errors")).unwrap(), "");
 }
 
 #[tokio::test]

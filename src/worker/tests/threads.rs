@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 use tower::{Service, ServiceExt};
 
 use super::{super::*, *};
@@ -49,6 +49,28 @@ async fn instance_is_built_once_on_each_thread_and_need_not_be_send() {
     }
     assert_eq!(builds.load(Ordering::SeqCst), 2);
     assert_eq!(threads.stats().served, 20);
+    threads.shutdown(LONG).await.unwrap();
+}
+
+#[tokio::test]
+async fn reload_fails_while_factories_of_earlier_ones_block() {
+    let (release, blocked) = std::sync::mpsc::channel::<()>();
+    let (blocked, builds) = (Mutex::new(blocked), AtomicUsize::new(0));
+    let threads = threads(1, move || {
+        if builds.fetch_add(1, Ordering::SeqCst) > 0 {
+            let _ = blocked.lock().unwrap().recv(); // an error: the sender was dropped
+        }
+        blocking(|_| Response::new("served"))
+    });
+    let threads = threads.start().unwrap();
+    for _ in 0..2 {
+        let failed = timeout(LONG, threads.reload(SHORT)).await.expect("it has an end");
+        let error: BoxError = failed.unwrap_err().into();
+        assert_eq!(cause::<ReloadFailed>(&error), ReloadFailed::TimedOut);
+    }
+    assert_eq!(text(&threads.clone().oneshot(get("/")).await.unwrap()), "served");
+    drop(release);
+    threads.reload(LONG).await.unwrap();
     threads.shutdown(LONG).await.unwrap();
 }
 
@@ -180,7 +202,7 @@ async fn work_that_awaits_is_dropped_at_its_timeout() {
             }
         })
     });
-    let threads = threads.request_timeout(SHORT).start().unwrap();
+    let threads = threads.request_timeout(SHORT * 10).start().unwrap();
     let error = threads.clone().oneshot(get("/never")).await.unwrap_err();
     assert_eq!(kind(&error), Kind::Timeout);
     dropped.recv().await.unwrap();

@@ -27,6 +27,7 @@ use super::{
         exchange::{Done, deliver},
     },
     Shared, StopReason,
+    health::Health,
     lane_group::LaneGroup,
     link::{ExchangeFailed, Link},
     worker_task::wait_stopped,
@@ -59,7 +60,7 @@ pub(super) struct Lane {
 /// The reason why a worker serves no more requests in a runtime.
 #[allow(clippy::large_enum_variant, reason = "it is taken apart at once")]
 pub(super) enum Left {
-    /// Its process ended between two requests.
+    /// Its process ended between two requests, or its connection cannot be used any more.
     Ended,
     /// It must stop.
     Stopped,
@@ -95,11 +96,9 @@ impl Lane {
             let work = match ahead.take() {
                 // The worker has begun it, or will, even if it must exit.
                 Some(work) => Some(work),
-                None => tokio::select! {
-                    biased;
-                    () = child.ended() => return Left::Ended,
-                    _ = wait_stopped(&mut stopped) => return Left::Stopped,
-                    work = pool.next(self.id) => work,
+                None => match self.next_work(child, &mut stopped).await {
+                    Ok(work) => work,
+                    Err(left) => return left,
                 },
             };
             let Some(work) = work else { return Left::Stopped };
@@ -126,6 +125,7 @@ impl Lane {
         work: Work,
     ) -> Option<After> {
         let Work { job, request, .. } = work;
+        let _busy = self.group.health.as_ref().map(Health::begin);
         let (result, has_ended) = self.exchange(child, stopped, request, &job).await?;
         Some(match result {
             Ok(done) => self.finish(child, done, &job, has_ended).await,

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::{OnceCell, watch};
 
-use super::{Shared, link::Link, output::Output, zygote::Zygote};
+use super::{HealthCheck, Shared, health::Health, link::Link, output::Output, zygote::Zygote};
 use crate::{
     error::BoxError,
     net::process::{Child, ExitStatus, Spawned},
@@ -21,9 +21,11 @@ use crate::{
 /// A process and its lanes. A lane is a worker of the pool: it runs one request at a time. Most programs have one
 /// lane.
 ///
-/// The first lane starts the process, and the last one that leaves stops it. A lane leaves when the process is
-/// being replaced, or when its request is stuck; then no other worker joins the process.
+/// The first lane starts the process, and the last one that leaves stops it. When a lane leaves or is to be replaced, no
+/// other worker joins the process, and the supervisor replaces its other lanes.
 pub(super) struct LaneGroup {
+    /// Its number in the pool.
+    number: u64,
     pending: Mutex<Option<PendingProcess>>,
     zygote: Option<Arc<Zygote>>,
     process: OnceCell<Process>,
@@ -31,6 +33,8 @@ pub(super) struct LaneGroup {
     lanes: Mutex<Lanes>,
     ended: watch::Sender<Option<ExitedEarly>>,
     is_ready: AtomicBool,
+    /// Its checks, if there are any.
+    pub(super) health: Option<Health>,
 }
 
 /// A process that was spawned, or that its first lane forks.
@@ -58,12 +62,18 @@ pub(super) struct Process {
 
 impl LaneGroup {
     /// Creates a process with one lane for each link.
-    pub(super) fn new(pending: PendingProcess, links: Vec<Link>) -> Arc<Self> {
+    pub(super) fn new(
+        number: u64,
+        pending: PendingProcess,
+        links: Vec<Link>,
+        check: HealthCheck,
+    ) -> Arc<Self> {
         let zygote = match &pending {
             PendingProcess::Spawned(_) => None,
             PendingProcess::Fork(zygote, _) => Some(zygote.clone()),
         };
         Arc::new(Self {
+            number,
             zygote,
             pending: Mutex::new(Some(pending)),
             process: OnceCell::new(),
@@ -71,12 +81,22 @@ impl LaneGroup {
             lanes: Mutex::new(Lanes { free: links, active: 0, is_closed: false }),
             ended: watch::channel(None).0,
             is_ready: AtomicBool::new(false),
+            health: Health::new(check),
         })
     }
 
     fn lanes(&self) -> MutexGuard<'_, Lanes> {
         // Nothing panics while the lock is held.
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Returns whether the process has several lanes.
+    pub(super) fn is_shared(&self) -> bool {
+        self.lane_count > 1
     }
 
     /// Returns a lane for another worker, if one is free.
@@ -142,7 +162,7 @@ impl LaneGroup {
             let facts = WorkerProcess { number, pid, generation };
             on_start(facts);
             // A line of a process with several lanes may belong to any of them.
-            let pool = (self.lane_count == 1).then(|| shared.pool.clone());
+            let pool = (!self.is_shared()).then(|| shared.pool.clone());
             let worker = Some((id, pool));
             let output = Mutex::new(output.map(|pipes| Output::start(worker.as_ref(), pid, pipes)));
             Ok::<_, BoxError>(Process { child, facts, output, zygote })

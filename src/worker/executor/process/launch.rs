@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use http::uri::PathAndQuery;
 
-use super::SocketUser;
+use super::{HealthCheck, SocketUser};
 use crate::{
     net::process::Command,
     worker::process::{Hooks, START_TIMEOUT, STOP_TIMEOUT},
@@ -17,6 +17,7 @@ pub(crate) struct Launch {
     pub(crate) start_timeout: Duration,
     pub(crate) stop_timeout: Duration,
     pub(crate) watches_memory: bool,
+    pub(crate) health_check: HealthCheck,
     pub(crate) hooks: Hooks,
 }
 
@@ -53,6 +54,7 @@ impl Launch {
             start_timeout: START_TIMEOUT,
             stop_timeout: STOP_TIMEOUT,
             watches_memory: false,
+            health_check: HealthCheck::default(),
             hooks: Hooks::default(),
         }
     }

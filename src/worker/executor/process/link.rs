@@ -4,12 +4,15 @@ mod bridge;
 mod gate;
 mod http;
 
-use std::{io, os::fd::BorrowedFd, sync::Arc};
+use std::{future::pending, io, os::fd::BorrowedFd, sync::Arc};
 
 pub(super) use self::{gate::GateLink, http::HttpLink};
-use super::super::super::queue::{
-    ahead::Lookahead,
-    job::{Answer, Job},
+use super::super::super::{
+    process::GateError,
+    queue::{
+        ahead::Lookahead,
+        job::{Answer, Job},
+    },
 };
 use crate::{
     Request,
@@ -33,6 +36,13 @@ pub(super) struct ExchangeFailed {
     /// Whether the worker is known to be idle: nothing was sent to it, or this process has taken the request back.
     pub(super) is_worker_idle: bool,
     pub(super) error: BoxError,
+}
+
+/// The reason why a worker has failed a check.
+pub(super) struct Unhealthy {
+    pub(super) reason: String,
+    /// Whether it has answered at all.
+    pub(super) has_answered: bool,
 }
 
 impl ExchangeFailed {
@@ -64,7 +74,7 @@ impl Link {
         on_begun: impl Fn(),
     ) -> Result<Answer, ExchangeFailed> {
         match self {
-            Self::Http(link) => link.exchange(request).await.map(Ok),
+            Self::Http(link) => link.exchange_job(request, job).await.map(Ok),
             Self::Gate(link) => link.exchange(request, job, on_begun).await,
         }
     }
@@ -109,6 +119,14 @@ impl Link {
         }
     }
 
+    /// Checks a worker without a request.
+    pub(super) async fn check(&self) -> Result<(), Unhealthy> {
+        match self {
+            Self::Http(link) => link.check().await,
+            Self::Gate(_) => Ok(()), // its builder has no checks
+        }
+    }
+
     /// Returns whether the worker is ready when its program runs.
     pub(super) fn is_started(&self) -> bool {
         match self {
@@ -139,6 +157,15 @@ impl Link {
         match self {
             Self::Http(_) => {} // the connection of an incomplete response is closed
             Self::Gate(link) => link.finish_request(job, release).await,
+        }
+    }
+
+    /// Logs what the application reports after its responses. The worker must have no request. Returns why its connection
+    /// cannot be used any more.
+    pub(super) async fn log_while_idle(&self) -> GateError {
+        match self {
+            Self::Http(_) => pending().await,
+            Self::Gate(link) => link.log_while_idle().await,
         }
     }
 

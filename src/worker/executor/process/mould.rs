@@ -77,7 +77,7 @@ pub(super) async fn become_mould(lane: &Lane, child: &Child) -> bool {
             return false;
         }
     };
-    let (mould, observer) = Zygote::adopt(control);
+    let (mould, observer) = Zygote::adopt(control, shared);
     // Before the other workers are replaced, so that all that start from then on are forked by it.
     if !shared.mould.set(id.generation(), mould) || !shared.pool.on_mould_ready(*id) {
         shared.mould.remove(id.generation());

@@ -55,7 +55,12 @@ impl WorkerTask {
         let _exit = ExitGuard { pool: shared.pool.clone(), id: *id };
         let hooks = &shared.launch.hooks;
         let Some(process) = self.start_process(group).await else {
-            group.leave();
+            // Another lane may have started the process meanwhile, and have left it.
+            if group.leave()
+                && let Some(process) = group.started()
+            {
+                self.end_process(process).await;
+            }
             return;
         };
         let mut problem = NO_ANSWER.to_owned();
@@ -64,12 +69,16 @@ impl WorkerTask {
             if group.set_ready() {
                 call_hook("on_ready", hooks.on_ready.as_deref(), process.facts);
             }
+            if group.is_shared() {
+                shared.pool.lock().queue.add_lane(*id, group.number());
+            }
             if let Some(link) = link.lookahead() {
                 shared.pool.add_lookahead(*id, link);
             }
             shared.pool.on_ready(*id);
             let has_ended = self.serve().await;
-            if has_ended && link.is_independent() {
+            let is_restarted = || shared.pool.lock().supervisor.restarts_workers();
+            if has_ended && link.is_independent() && is_restarted() {
                 let pid = process.facts.pid;
                 tracing::warn!(worker = %self.lane.id, pid, "a process ended unexpectedly and will be restarted");
             }
@@ -83,12 +92,10 @@ impl WorkerTask {
         }
         self.retire(&process.child).await;
         self.lane.link.close();
-        let is_last = group.leave();
-        let ended = if is_last {
-            self.stop_process(&process.child).await;
-            let (status, last_line) = process.reap().await;
-            let ended = ExitedEarly { status, last_line };
-            group.set_ended(ended.clone());
+        let mut is_killed = false;
+        let ended = if group.leave() {
+            let (ended, was_killed) = self.end_process(process).await;
+            is_killed = was_killed;
             Some(ended)
         } else if matches!(unready, Some(Unready::Ended)) {
             group.ended().await // for the reason
@@ -98,14 +105,14 @@ impl WorkerTask {
         let Some(ended) = ended else { return };
         let (status, pid) = (ended.status, process.facts.pid);
         match unready {
+            None if !is_killed && status.is_failure(shared.launch.command.signal()) => {
+                tracing::warn!(worker = %self.lane.id, pid, %status, "a worker process has failed");
+            }
             None => {
                 tracing::debug!(worker = %self.lane.id, pid, %status, "a worker process has ended")
             }
             Some(Unready::Ended) => shared.pool.on_failed(self.lane.id, ended.into()),
             Some(Unready::Stopped(why)) => self.report_stop(why, problem),
-        }
-        if is_last {
-            call_hook("on_exit", hooks.on_exit.as_deref(), (process.facts, status));
         }
     }
 
@@ -160,8 +167,10 @@ impl WorkerTask {
     async fn retire(&self, child: &Child) {
         let retired = timeout(self.lane.shared.launch.stop_timeout, self.lane.link.retire());
         tokio::select! {
-            () = child.ended() => {}
+            // In this order: the user must be told also if the process has ended.
+            biased;
             _ = retired => {}
+            () = child.ended() => {}
         }
     }
 
@@ -198,16 +207,31 @@ impl WorkerTask {
         }
     }
 
-    /// Sends the stop signal to the process, and kills its group at its end or after the stop timeout.
-    async fn stop_process(&self, child: &Child) {
+    /// Stops and reaps the process, which all lanes have left. Also returns whether it was killed.
+    async fn end_process(&self, process: &Process) -> (ExitedEarly, bool) {
+        let Lane { shared, group, .. } = &*self.lane;
+        let is_killed = self.stop_process(&process.child).await;
+        let (status, last_line) = process.reap().await;
+        let ended = ExitedEarly { status, last_line };
+        group.set_ended(ended.clone());
+        let on_exit = shared.launch.hooks.on_exit.as_deref();
+        call_hook("on_exit", on_exit, (process.facts, status));
+        (ended, is_killed)
+    }
+
+    /// Sends the stop signal to the process, and kills its group at its end or after the stop timeout. Returns whether the
+    /// process did not end before.
+    async fn stop_process(&self, child: &Child) -> bool {
         child.terminate(self.lane.shared.launch.command.signal());
-        if timeout(self.lane.shared.launch.stop_timeout, child.ended()).await.is_err() {
+        let is_late = timeout(self.lane.shared.launch.stop_timeout, child.ended()).await.is_err();
+        if is_late {
             let within = self.lane.shared.launch.stop_timeout;
             let message = "a worker process did not end after the stop signal and is killed";
             tracing::warn!(worker = %self.lane.id, pid = child.pid(), ?within, "{message}");
         }
         child.kill_group();
         child.ended().await;
+        is_late
     }
 }
 
@@ -252,6 +276,67 @@ struct ExitGuard {
 
 impl Drop for ExitGuard {
     fn drop(&mut self) {
+        self.pool.end_ahead(self.id);
         self.pool.on_exit(self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::{
+        super::{Launch, ProcessExecutor, Protocol, Ready},
+        *,
+    };
+    use crate::{
+        conn::testing::Lines, net::process::Command, policy::restart::Action,
+        worker::settings::PoolSettings,
+    };
+
+    #[tokio::test]
+    async fn end_of_a_process_announces_no_restart_while_the_pool_starts() {
+        let lines = Lines::default();
+        let _guard = tracing::subscriber::set_default(lines.subscriber());
+        let pool = PoolSettings::new(2).build(|config| config).unwrap();
+        let Some(Action::Start(id)) = pool.lock().supervisor.poll(Instant::now()) else {
+            panic!("it has a slot for a worker");
+        };
+        let protocol = Protocol::Http { has_path: true, ready: Ready::Started, lanes: 1 };
+        let launch = Launch::new(Command::new("/bin/true"), protocol);
+        let mut executor = ProcessExecutor::new(pool, launch).unwrap();
+        let (group, link) = executor.lane(id).unwrap();
+        let (_stop, stopped) = watch::channel(None);
+        let lane = Lane { id, shared: executor.shared.clone(), group, link };
+        WorkerTask::new(lane, stopped).run().await;
+        let logged = lines.of("vestibule::worker::executor::process::worker_task");
+        assert!(logged[0].contains("a worker process has ended"), "{logged:?}");
+        assert_eq!(logged.len(), 1, "{logged:?}");
+    }
+
+    #[tokio::test]
+    async fn process_is_ended_by_its_last_lane_although_that_has_not_seen_its_start() {
+        let pool = PoolSettings::new(2).build(|config| config).unwrap();
+        let protocol = Protocol::Http { has_path: true, ready: Ready::Answer, lanes: 2 };
+        let launch = Launch::new(Command::new("/bin/sleep").arg("1000"), protocol);
+        let mut executor = ProcessExecutor::new(pool, launch).unwrap();
+        let [first, second] = [0, 1].map(|number| {
+            let id = WorkerId::of_number(number);
+            let (group, link) = executor.lane(id).unwrap();
+            let (stop, stopped) = watch::channel(None);
+            let lane = Lane { id, shared: executor.shared.clone(), group, link };
+            (WorkerTask::new(lane, stopped), stop)
+        });
+        let group = first.0.lane.group.clone();
+        let starts = tokio::spawn(first.0.run());
+        while group.started().is_none() {
+            tokio::task::yield_now().await;
+        }
+        first.1.send_replace(Some(StopReason::Requested));
+        starts.await.unwrap();
+        second.1.send_replace(Some(StopReason::Requested));
+        second.0.run().await;
+        let ended = timeout(Duration::ZERO, group.ended()).await;
+        assert!(ended.expect("the process was reaped").is_some());
     }
 }

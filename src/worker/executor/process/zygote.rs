@@ -4,8 +4,12 @@ use std::{
     future::poll_fn,
     io,
     os::fd::{AsFd, OwnedFd},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -32,6 +36,9 @@ use crate::{
 /// Maximum size of a reply in bytes. A longer message is truncated.
 const MAX_REPLY: usize = 4096;
 
+/// Minimum time for a worker to be reaped: 1 s, in which the process forks several others. A stop timeout of 0 is for workers.
+const MIN_REAP_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The handle of the process. Dropping the last reference stops the process.
 ///
 /// The workers are children of the process, so it reaps them and reports their status. If it ends before its
@@ -40,7 +47,10 @@ pub(super) struct Zygote {
     control: SeqPacket,
     /// Whether the application is loaded. Locked during a command, since there is one at a time.
     is_ready: Mutex<bool>,
+    /// Maximum time for a worker to be reaped.
+    reap_timeout: Duration,
     ended: watch::Receiver<Option<ExitedEarly>>,
+    is_discarded: AtomicBool,
     discarded: Arc<Notify>,
 }
 
@@ -69,24 +79,41 @@ impl Zygote {
         shared.guard(&mut spawned);
         let (sender, ended) = watch::channel(None);
         let discarded = Arc::new(Notify::new());
+        let reap_timeout = reap_timeout(&shared);
         tokio::spawn(observe(spawned, sender, discarded.clone(), shared));
-        Ok(Arc::new(Self { control, is_ready: Mutex::new(false), ended, discarded }))
+        Ok(Arc::new(Self::new((control, false), reap_timeout, ended, discarded)))
+    }
+
+    fn new(
+        (control, is_ready): (SeqPacket, bool),
+        reap_timeout: Duration,
+        ended: watch::Receiver<Option<ExitedEarly>>,
+        discarded: Arc<Notify>,
+    ) -> Self {
+        let (is_ready, is_discarded) = (Mutex::new(is_ready), AtomicBool::new(false));
+        Self { control, is_ready, reap_timeout, ended, is_discarded, discarded }
     }
 
     /// Creates the handle of a worker that has become such a process. The task that observes it needs the [`Observer`].
-    pub(super) fn adopt(control: SeqPacket) -> (Arc<Self>, Observer) {
+    pub(super) fn adopt(control: SeqPacket, shared: &Shared) -> (Arc<Self>, Observer) {
         let (sender, ended) = watch::channel(None);
         let discarded = Arc::new(Notify::new());
         let observer = Observer { ended: sender, discarded: discarded.clone() };
-        (Arc::new(Self { control, is_ready: Mutex::new(true), ended, discarded }), observer)
+        let reap_timeout = reap_timeout(shared);
+        (Arc::new(Self::new((control, true), reap_timeout, ended, discarded)), observer)
     }
 
+    /// Returns whether the process has ended or will be stopped, so that it forks no more workers.
     pub(super) fn has_ended(&self) -> bool {
-        self.ended.borrow().is_some() || self.ended.has_changed().is_err()
+        self.is_discarded.load(Ordering::Relaxed)
+            || self.ended.borrow().is_some()
+            || self.ended.has_changed().is_err()
     }
 
     /// Stops the process.
     pub(super) fn discard(&self) {
+        self.is_discarded.store(true, Ordering::Relaxed);
+        self.control.close(); // without which it ignores SIGTERM
         self.discarded.notify_one();
     }
 
@@ -151,8 +178,22 @@ impl Zygote {
         let _ = ended.wait_for(Option::is_some).await; // an error: its runtime ends
     }
 
-    /// Reaps a worker that has ended. The status is unknown if this process has ended too.
+    /// Reaps a worker that has ended. The status is unknown if this process has ended too, or does not answer within the
+    /// stop timeout, or 1 s if that is shorter. Then it is stopped, and another one must be started.
     pub(super) async fn reap(&self, pid: u32) -> ExitStatus {
+        let within = self.reap_timeout;
+        match timeout(within, self.reap_now(pid)).await {
+            Ok(status) => status,
+            Err(_) => {
+                let message = "the process that forks workers has not reaped one and is stopped";
+                tracing::warn!(pid, ?within, "{message}");
+                self.discard();
+                ExitStatus::Unknown
+            }
+        }
+    }
+
+    async fn reap_now(&self, pid: u32) -> ExitStatus {
         let _turn = self.is_ready.lock().await;
         if self.control.send(&reap(pid), &[]).await.is_err() {
             return ExitStatus::Unknown;
@@ -179,6 +220,10 @@ impl Zygote {
             }
         }
     }
+}
+
+fn reap_timeout(shared: &Shared) -> Duration {
+    shared.launch.stop_timeout.max(MIN_REAP_TIMEOUT)
 }
 
 /// Receives a reply of a process that forks workers; `None` if its socket is closed or broken. Its descriptor is `None`

@@ -270,7 +270,7 @@ fn cancelled_job_is_taken_back_and_begun_one_goes_on() {
     drop(read.take_permit());
     assert_eq!(pool.permits.available_permits(), 99);
     let mut stats = Stats::default();
-    pool.queue.add_to(&mut stats);
+    pool.queue.add_to(&mut stats, Instant::now());
     assert_eq!((stats.cancelled, stats.queued), (1, 0));
 }
 
@@ -297,8 +297,23 @@ fn leaving_worker_leaves_its_job_to_others_unless_it_has_begun_it() {
     assert!(is_same(pool.next(2), &unread));
     pool.queue.close();
     assert!(!pool.queue.is_drained());
-    assert!(is_same(pool.queue.take_ahead(id(1)).pop(), &read));
+    assert!(pool.queue.end_ahead(id(1)).is_empty());
+    assert!(is_same(pool.next(2), &read), "it is idempotent, so that it may be repeated");
     assert!(pool.queue.is_drained());
+}
+
+#[test]
+fn job_that_two_exited_workers_had_begun_is_not_queued_again() {
+    let mut pool = Pool::new(2);
+    pool.push();
+    for worker in [0, 1] {
+        pool.sockets[worker].read();
+        pool.queue.leave(id(worker));
+        let lost = pool.queue.end_ahead(id(worker)).pop();
+        assert_eq!(lost.is_some(), worker == 1);
+        pool.queue.send_ahead(pool.now, |_| true);
+    }
+    assert_eq!((pool.queue.len(), pool.queue.ahead()), (0, 0));
 }
 
 #[test]

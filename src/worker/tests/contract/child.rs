@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     env,
+    future::pending,
     os::unix::process::CommandExt,
     path::Path,
     process::{self, Stdio},
@@ -48,8 +49,12 @@ struct Control {
     waiting: RefCell<Vec<(String, oneshot::Sender<()>)>>,
     active: Cell<usize>,
     is_ending: Cell<bool>,
-    /// Requests for `/health`.
+    /// Requests for `*` or `/health`.
     checks: Cell<usize>,
+    /// Whether it does not answer the second request for `*` and all later ones.
+    hangs: bool,
+    /// Whether it fails all further ones.
+    is_sick: Cell<bool>,
 }
 
 impl Control {
@@ -96,6 +101,8 @@ async fn run(control: &Path, socket: &Path) {
         active: Cell::new(0),
         is_ending: Cell::new(false),
         checks: Cell::new(0),
+        hangs: build == "Hang",
+        is_sick: Cell::new(false),
     });
     let shared = control.clone();
     tokio::task::spawn_local(async move { shared.listen(reader).await });
@@ -135,6 +142,10 @@ async fn serve(mut stream: UnixStream, control: &Control, instance: &str) -> std
         let head = String::from_utf8(head).unwrap();
         let path = head.split(' ').nth(1).unwrap();
         if path == "*" {
+            if control.hangs && control.checks.replace(control.checks.get() + 1) > 0 {
+                control.say("entered", path).await;
+                return pending().await;
+            }
             stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await?;
             continue;
         }
@@ -183,13 +194,19 @@ async fn answer(
             stream.write_all(format!("{first}{first}").as_bytes()).await?;
             return Ok(true);
         }
-        "/health" if control.checks.replace(control.checks.get() + 1) < 2 => {
+        "/health"
+            if control.checks.replace(control.checks.get() + 1) < 2 || control.is_sick.get() =>
+        {
             stream.write_all(b"HTTP/1.1 503 Not Yet\r\nContent-Length: 0\r\n\r\n").await?;
             return Ok(true);
         }
         "/print" => {
             eprintln!("printed in a request");
             control.wait(path).await;
+            path.to_owned()
+        }
+        "/sick" => {
+            control.is_sick.set(true);
             path.to_owned()
         }
         "/cwd" => env::current_dir().unwrap().display().to_string(),

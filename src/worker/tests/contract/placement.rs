@@ -29,7 +29,7 @@ impl Control {
             Build::Fail => return Err("no database"),
             Build::Panic => panic!("no database"),
             Build::Hold => self.wait("/build"),
-            Build::Succeed => {}
+            Build::Succeed | Build::Hang => {}
         }
         let control = self.clone();
         Ok(
@@ -114,7 +114,7 @@ impl http_body::Body for TwoSteps {
 impl Placement for InThreads {
     type Handle = Threads;
 
-    const SHORT: Duration = super::super::SHORT;
+    const SHORT: Duration = Duration::from_millis(200);
     const STREAM_LEFT: Option<u64> = Some(3); // of 6 in all
     const HAS_TRAILERS: bool = true;
 
@@ -131,7 +131,12 @@ impl Placement for InThreads {
     fn start(settings: Settings) -> Result<Self, Error> {
         let (control, events) = Control::new(settings.builds);
         let shared = control.clone();
-        let threads = try_threads(settings.workers, move || shared.build())
+        let builder = try_threads(settings.workers, move || shared.build());
+        let builder = match settings.recycle_after {
+            Some(requests) => builder.recycle_after(requests, 0),
+            None => builder,
+        };
+        let threads = builder
             .max_workers(settings.max_workers)
             .idle_timeout(settings.idle_timeout)
             .queue(settings.queue)
@@ -182,5 +187,9 @@ impl Handle for Threads {
 
     async fn shutdown(&self, within: Duration) -> Result<(), Error> {
         self.shutdown(within).await
+    }
+
+    async fn reload(&self) -> Result<(), Error> {
+        self.reload(LONG).await
     }
 }

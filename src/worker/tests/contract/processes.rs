@@ -111,8 +111,14 @@ impl Placement for InProcesses {
 
     fn start(settings: Settings) -> Result<Self, Error> {
         let Settings { workers, max_workers, idle_timeout, queue, .. } = settings;
-        let Settings { queue_timeout, request_timeout, max_abandoned, builds, .. } = settings;
+        let Settings { queue_timeout, request_timeout, max_abandoned, recycle_after, .. } =
+            settings;
+        let builds = settings.builds;
         Self::start_with(builds, |builder| {
+            let builder = match recycle_after {
+                Some(requests) => builder.recycle_after(requests, 0),
+                None => builder,
+            };
             builder
                 .workers(workers)
                 .max_workers(max_workers)
@@ -166,5 +172,9 @@ impl Handle for Processes {
 
     async fn shutdown(&self, within: Duration) -> Result<(), Error> {
         self.shutdown(within).await
+    }
+
+    async fn reload(&self) -> Result<(), Error> {
+        self.reload().await
     }
 }

@@ -1,5 +1,7 @@
 //! Scripted WSGI applications.
 
+use std::marker::PhantomData;
+
 use super::{
     processes::{CONTROL, InProcesses},
     *,
@@ -8,10 +10,43 @@ use super::{
 /// The application, which follows the same script as `child.rs`.
 const APPLICATION: &str = include_str!("scripted.py");
 
-/// A pool of worker processes with scripted WSGI applications.
-pub(in super::super) struct InPython(pub(in super::super) InProcesses);
+/// How a pool runs the application.
+pub(in super::super) trait Mode {
+    /// Creates the settings of the pool.
+    fn builder() -> ProcessesBuilder<Python>;
+}
 
-impl InPython {
+/// Each process loads the application.
+pub(in super::super) struct Loaded;
+
+/// The processes are forked from one that has loaded the application.
+pub(in super::super) struct Forked;
+
+/// ASGI, with one request at a time.
+pub(in super::super) struct Asgi;
+
+impl Mode for Loaded {
+    fn builder() -> ProcessesBuilder<Python> {
+        wsgi("scripted").preload(false)
+    }
+}
+
+impl Mode for Forked {
+    fn builder() -> ProcessesBuilder<Python> {
+        wsgi("scripted").env("FORKED", "1")
+    }
+}
+
+impl Mode for Asgi {
+    fn builder() -> ProcessesBuilder<Python> {
+        asgi("scripted:asgi").threads(1).preload(false)
+    }
+}
+
+/// A pool of worker processes with scripted Python applications. Each worker has its own control connection and build.
+pub(in super::super) struct InPython<M = Loaded>(pub(in super::super) InProcesses, PhantomData<M>);
+
+impl<M: Mode> InPython<M> {
     /// Starts a pool with options beyond those of all placements.
     pub(in super::super) fn start_with(
         builds: Vec<Build>,
@@ -19,16 +54,14 @@ impl InPython {
     ) -> Result<Self, Error> {
         let pool = InProcesses::start_controlled(builds, |dir| {
             std::fs::write(dir.join("scripted.py"), APPLICATION).unwrap();
-            let builder = wsgi("scripted").directory(dir).env("CONTROL", dir.join(CONTROL));
-            // Each worker has its own control connection and build.
-            let builder = builder.preload(false);
+            let builder = M::builder().directory(dir).env("CONTROL", dir.join(CONTROL));
             options(builder.env("PYTHONDONTWRITEBYTECODE", "1")).start()
         });
-        pool.map(Self)
+        pool.map(|pool| Self(pool, PhantomData))
     }
 }
 
-impl Placement for InPython {
+impl<M: Mode> Placement for InPython<M> {
     type Handle = Processes;
 
     const SHORT: Duration = InProcesses::SHORT;
@@ -46,8 +79,14 @@ impl Placement for InPython {
 
     fn start(settings: Settings) -> Result<Self, Error> {
         let Settings { workers, max_workers, idle_timeout, queue, .. } = settings;
-        let Settings { queue_timeout, request_timeout, max_abandoned, builds, .. } = settings;
+        let Settings { queue_timeout, request_timeout, max_abandoned, recycle_after, .. } =
+            settings;
+        let builds = settings.builds;
         Self::start_with(builds, |builder| {
+            let builder = match recycle_after {
+                Some(requests) => builder.recycle_after(requests, 0),
+                None => builder,
+            };
             builder
                 .workers(workers)
                 .max_workers(max_workers)

@@ -3,7 +3,8 @@
 use super::*;
 
 pub(super) async fn caller_waits_for_permit_and_is_refused_after_queue_timeout<P: Placement>() {
-    let queue_timeout = Duration::from_millis(200);
+    // The requests that are held begin within it.
+    let queue_timeout = Duration::from_secs(1);
     let settings = Settings { workers: 2, queue: 1, queue_timeout, ..Settings::default() };
     let mut pool: P = settings.start();
     let running = [pool.begin("/hold1").await, pool.begin("/hold2").await];
@@ -103,7 +104,7 @@ pub(super) async fn deadline_that_passes_in_queue_is_timeout<P: Placement>() {
 }
 
 pub(super) async fn queue_timeout_before_deadline_is_overload<P: Placement>() {
-    let mut pool: P = Settings { queue_timeout: P::SHORT, ..Settings::default() }.start();
+    let mut pool: P = Settings { queue_timeout: P::SHORT * 5, ..Settings::default() }.start();
     let held = pool.begin("/hold").await;
     pool.entered().await;
     let error = pool.call(with_deadline("/late", LONG)).await.await.unwrap_err();
@@ -161,7 +162,7 @@ pub(super) async fn stats_count_all_outcomes<P: Placement>() {
     let mut pool: P = Settings { workers: 2, queue: 2, ..Settings::default() }.start();
     let idle = pool.stats();
     assert_eq!((idle.workers, idle.busy, idle.queued, idle.served), (2, 0, 0, 0));
-    assert_eq!(idle.queue_wait, Duration::ZERO);
+    assert_eq!((idle.queue_wait, idle.oldest_wait), (Duration::ZERO, Duration::ZERO));
     let mut answers = vec![pool.begin("/hold1").await, pool.begin("/hold2").await];
     pool.entered().await;
     pool.entered().await;
@@ -170,6 +171,7 @@ pub(super) async fn stats_count_all_outcomes<P: Placement>() {
     let full = pool.stats();
     assert_eq!((full.workers, full.busy, full.queued), (2, 2, 2));
     assert_eq!((full.refused, full.served, full.stuck), (1, 0, 0));
+    assert!(full.oldest_wait > Duration::ZERO);
     pool.release("/hold1");
     pool.release("/hold2");
     for answer in answers {
@@ -179,4 +181,5 @@ pub(super) async fn stats_count_all_outcomes<P: Placement>() {
     assert_eq!((done.workers, done.busy, done.queued, done.served), (2, 0, 0, 4));
     assert_eq!((done.panics, done.abandoned, done.cancelled), (0, 0, 0));
     assert!(done.queue_wait > Duration::ZERO);
+    assert_eq!(done.oldest_wait, Duration::ZERO);
 }

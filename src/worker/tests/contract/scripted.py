@@ -1,21 +1,21 @@
 """The application of a test of worker pools. The path of a request says what it does."""
 
+import asyncio
 import os
 import select
+import signal
 import socket
 import sys
 
-control = socket.socket(socket.AF_UNIX)
-control.connect(os.environ["CONTROL"])
+control = instance = None
 
 
 def line():
     text = b""
     while not text.endswith(b"\n"):
-        try:
-            text += control.recv(1)
-        except SystemExit:
-            pass  # it is stuck, and does not end because it is asked to
+        byte = control.recv(1)
+        assert byte, "the test has ended"
+        text += byte
     return text.decode().rstrip("\n")
 
 
@@ -24,17 +24,36 @@ def say(what, name):
 
 
 def wait(name):
+    """Waits until the test releases it. It is stuck, so it does not end when it is asked to. The signal is blocked, since an
+    exception between two calls of `recv` would lose a byte."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     say("wait", name)
     assert line() == "go " + name
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    except SystemExit:
+        pass
 
 
-instance, build = line().split(" ")
-if build == "Fail":
-    sys.exit("no database")
-if build == "Panic":
-    os._exit(101)
-if build == "Hold":
-    wait("/build")
+def begin():
+    """Begins the life of a worker."""
+    global control, instance
+    control = socket.socket(socket.AF_UNIX)  # not that of another worker
+    control.connect(os.environ["CONTROL"])
+    instance, build = line().split(" ")
+    if build == "Fail":
+        print("no database", file=sys.stderr, flush=True)
+        os._exit(1)
+    if build == "Panic":
+        os._exit(101)
+    if build == "Hold":
+        wait("/build")
+
+
+if "FORKED" in os.environ:
+    os.register_at_fork(after_in_child=begin)
+else:
+    begin()
 
 
 def stream(path):
@@ -63,3 +82,35 @@ def application(environ, start_response):
         wait(path)
     start_response("200 OK", [])
     return [("%s %s" % (path, instance)).encode()]
+
+
+async def asgi(scope, receive, send):
+    """The same with ASGI. It blocks its event loop where the other one blocks its thread."""
+    assert scope["type"] == "http"
+    path = scope["path"]
+    say("entered", path)
+    if path == "/panic":
+        os._exit(101)
+
+    async def start(headers=()):
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def body(data, more):
+        await send({"type": "http.response.body", "body": data, "more_body": more})
+
+    if path.startswith("/stream") or path in ("/endless", "/break"):
+        await start([(b"content-length", b"6")] if path == "/stream" else [])
+        await body(b"abc", True)
+        if path == "/stream-panic":
+            os._exit(101)
+        while path == "/endless":
+            await asyncio.sleep(0.005)
+            await body(b"", True)
+        wait(path)
+        if path == "/break":
+            raise OSError("the disk is gone")
+        return await body(b"" if path == "/stream-hold" else b"def", False)
+    if path.startswith("/hold"):
+        wait(path)
+    await start()
+    await body(("%s %s" % (path, instance)).encode(), False)

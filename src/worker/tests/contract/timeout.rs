@@ -43,6 +43,12 @@ async fn two_stuck<P: Placement>() -> P {
     // timeout.
     let error = pool.call(with_deadline("/waits", P::SHORT * 5)).await.await.unwrap_err();
     assert_eq!(cause::<DeadlineExceeded>(&error), DeadlineExceeded);
+    let stuck = async {
+        while pool.stats().stuck < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LONG, stuck).await.expect("both are stuck");
     let stats = pool.stats();
     assert_eq!((stats.workers, stats.stuck, stats.abandoned), (1, 2, 1));
     assert_eq!(pool.builds(), 2);

@@ -187,6 +187,27 @@ async fn request_ahead_of_a_stopped_worker_is_answered_by_its_replacement() {
 
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn request_ahead_that_a_faulty_worker_has_read_is_repeated_if_idempotent() {
+    let site = Site::start_bounded(one_worker(), SHORT);
+    for is_idempotent in [true, false] {
+        let request = || if is_idempotent { get("/load") } else { post("/load", "") };
+        let _ = fs::remove_file(site.dir.path().join("steal"));
+        let (held, ahead) = site.hold_with_ahead(1, request).await;
+        fs::write(site.dir.path().join("steal"), "").unwrap();
+        site.release_held(0).await;
+        for call in held {
+            assert_eq!(kind(&answer(call).await.unwrap_err()), Kind::BadGateway);
+        }
+        match answer(ahead).await {
+            Ok(answered) => assert!(is_idempotent && text(&answered).starts_with("/load ")),
+            Err(error) => assert!(!is_idempotent && kind(&error) == Kind::BadGateway, "{error}"),
+        }
+    }
+    site.pool.shutdown(LONG).await.unwrap();
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
 async fn departed_client_of_a_stream_is_reported_although_another_request_is_ahead() {
     let site = Site::start_with(one_worker());
     for attempt in 0.. {

@@ -1,7 +1,10 @@
 """A WSGI application whose path says what it does."""
 
+import itertools
 import marshal
 import os
+import resource
+import signal
 import socket
 import sys
 import threading
@@ -49,11 +52,33 @@ def refuse_refork():
     raise KeyError("not now")
 
 
-class Body:
-    """An iterable that says in a file that it was closed."""
+# Responses with values of wrong types: the status, the fields and the body.
+MISTYPED = {
+    "body": ("200 OK", [], lambda: ["text"]),
+    "piece": ("200 OK", [("Content-Length", "4")], lambda: iter(["text"])),
+    "number": ("200 OK", [], lambda: [3]),
+    "status": (["200 OK"], [], lambda: [b"x"]),
+    "fields": ("200 OK", {"X-A": "b"}, lambda: [b"x"]),
+    "field": ("200 OK", ["X-A: b"], lambda: [b"x"]),
+    "list": ("200 OK", [("X-A", ["b"])], lambda: [b"x"]),
+    "integer": ("200 OK", [("X-A", 1 << 31)], lambda: [b"x"]),
+    "begun": ("200 OK", [("X-A", ["b"])], lambda: iter([b"x", b"y"])),
+    "view": ("200 OK", [], lambda: [memoryview(b"view")]),
+}
 
-    def __init__(self, pieces, path):
-        self.pieces, self.path = pieces, path
+
+def take_descriptors():
+    """Leaves this process without free descriptors."""
+    lowest = next(fd for fd in itertools.count() if not os.path.lexists("/proc/self/fd/%d" % fd))
+    maximum = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, maximum))
+
+
+class Body:
+    """An iterable that says in a file that it was closed, and then raises an exception if it has one."""
+
+    def __init__(self, pieces, path, error=None):
+        self.pieces, self.path, self.error = pieces, path, error
 
     def __iter__(self):
         return self.pieces
@@ -62,6 +87,8 @@ class Body:
         with open("closing", "w") as file:
             file.write(self.path)
         os.rename("closing", "closed")
+        if self.error:
+            raise self.error
 
 
 def wait():
@@ -142,6 +169,9 @@ def application(environ, start_response):
     if path == "/ticks":
         start_response("200 OK", plain)
         return Body(ticks(), path)
+    if path == "/ticks-unclosable":
+        start_response("200 OK", plain)
+        return Body(ticks(), path, KeyError("close"))
     if path == "/file":
         with open("file", "wb") as file:
             file.write(b"01234567890123456789")
@@ -187,6 +217,10 @@ def application(environ, start_response):
     if path == "/number":
         start_response("200 OK", [("X-A", 3)])
         return [b"x"]
+    if path == "/mistyped":
+        status, headers, body = MISTYPED[query]
+        start_response(status, headers)
+        return body()
     if path == "/length":
         start_response("200 OK", [("Content-Length", query)])
         return [b"abc"]
@@ -241,6 +275,25 @@ def application(environ, start_response):
     if path == "/echo":
         start_response("200 OK", plain)
         return [query.encode()]
+    if path == "/take-descriptors":
+        take_descriptors()
+        start_response("200 OK", plain)
+        return [b"taken"]
+    if path == "/fork-and-end":
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.write(writer, b"x")
+                while True:
+                    time.sleep(0.001)
+            finally:
+                os._exit(7)
+        os.read(reader, 1)
+        os.kill(pid, signal.SIGTERM)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        start_response("200 OK", plain)
+        return [b"%d" % status]
     if path == "/late":
         time.sleep(0.4)
         start_response("200 OK", plain)
@@ -263,6 +316,11 @@ def application(environ, start_response):
             pass
         while not os.path.exists("go-" + query):
             time.sleep(0.001)
+        if os.path.exists("steal"):
+            # The worker reads the request that was sent ahead, and then violates the protocol.
+            front().recv(1 << 18)
+            front().send(b"220 smtp.example.com ESMTP")
+            time.sleep(60)
         start_response("200 OK", plain)
         return [b"%d" % os.getpid()]
     if path == "/hold":

@@ -2,7 +2,10 @@
 
 use std::env;
 
-use super::*;
+use super::{
+    super::processes::{hook, next},
+    *,
+};
 
 /// An application without a framework.
 pub(super) const APPLICATION: &str = include_str!("asgi_application.py");
@@ -20,11 +23,38 @@ async fn process_answers_many_requests_at_a_time() {
 
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn process_with_a_blocked_event_loop_gets_no_request_while_another_is_idle() {
+    let site = Site::start_with(asgi("asgi_application").workers(2).threads(8));
+    let blocked = tokio::spawn(site.pool.clone().oneshot(get("/block")));
+    site.made("held").await;
+    for _ in 0..20 {
+        assert_eq!(collect(site.get("/other").await.unwrap()).await, "/other");
+    }
+    assert!(!blocked.is_finished());
+    fs::write(site.dir.path().join("go"), "").unwrap();
+    assert_eq!(text(&blocked.await.unwrap().unwrap()), "blocked");
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn application_whose_signature_cannot_be_read_is_accepted() {
+    let site = Site::start_with(asgi("asgi_application:undescribed").workers(1));
+    assert_eq!(collect(site.get("/other").await.unwrap()).await, "/other");
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
 async fn scope_has_the_keys_of_asgi() {
     let site = Site::start_with(asgi("asgi_application").workers(1));
     let mut request = Request::get("/caf%C3%A9/x?a=%20b")
         .header("host", "example.com")
         .header("x-latin", HeaderValue::from_bytes(b"caf\xe9").unwrap())
+        .header("x-a", "1")
+        .header("cookie", "a=1")
+        .header("x-a", "2, 3")
+        .header("cookie", "b=2")
         .body(Body::empty())
         .unwrap();
     let peer = Peer::tcp(([192, 0, 2, 1], 1234).into(), ([192, 0, 2, 9], 443).into());
@@ -47,7 +77,32 @@ async fn scope_has_the_keys_of_asgi() {
     ] {
         assert!(lines.contains(&expected), "{expected} in {text}");
     }
-    assert!(text.contains("(b'x-latin', b'caf\\xe9')"), "{text}");
+    for fields in [
+        "(b'x-latin', b'caf\\xe9')",
+        "(b'x-a', b'1'), (b'x-a', b'2, 3')]",
+        "(b'cookie', b'a=1; b=2')",
+    ] {
+        assert!(text.contains(fields), "{text}");
+    }
+    let mut request = get("/caf");
+    request.extensions_mut().insert(Peer::unix().forwarded_for([192, 0, 2, 7].into(), None));
+    let text = collect(site.call(request).await.unwrap()).await;
+    assert!(text.contains("client=('192.0.2.7', 0)"), "{text}");
+    request = get("/caf");
+    request.extensions_mut().insert(Peer::unix());
+    let text = collect(site.call(request).await.unwrap()).await;
+    assert!(text.contains("client=None"), "{text}");
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn transfer_encoding_of_an_application_is_ignored() {
+    let site = Site::start_with(asgi("asgi_application").workers(1));
+    let response = site.get("/relayed").await.unwrap();
+    assert_eq!(response.headers()["x-a"], "1");
+    assert!(!response.headers().contains_key("transfer-encoding"));
+    assert_eq!(collect(response).await, "relayed");
     site.end().await;
 }
 
@@ -74,6 +129,28 @@ async fn bodies_are_streamed_both_ways() {
     let response = site.get("/path").await.unwrap();
     assert_eq!(response.body().as_file().expect("a file").len(), 4);
     assert_eq!(collect(response).await, "file");
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn body_is_read_although_a_task_of_an_earlier_request_waits_for_its_own() {
+    let site = Site::start_with(asgi("asgi_application").workers(1).threads(1));
+    let (unfinished, stream) = Body::channel(None);
+    assert_eq!(text(&site.call(post("/leave-reader", stream)).await.unwrap()), "answered");
+    drop(unfinished);
+    let (sender, stream) = Body::channel(None);
+    sender.send("0".into()).unwrap();
+    let mut body = site.call(post("/echo", stream)).await.unwrap().into_body();
+    for piece in 0..20 {
+        let frame = timeout(LONG, body.frame()).await.expect("the body is read");
+        assert_eq!(frame.unwrap().unwrap().into_data().unwrap(), piece.to_string());
+        // The application usually waits for it already.
+        sender.send((piece + 1).to_string().into()).unwrap();
+    }
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "20");
+    sender.finish(None);
+    assert!(body.frame().await.is_none());
     site.end().await;
 }
 
@@ -120,10 +197,73 @@ async fn exception_is_application_error() {
     assert_eq!(site.error("/raise").await, raised("KeyError: 'name'"));
     let incomplete = "RuntimeError: the application has not completed its response";
     assert_eq!(site.error("/incomplete").await, raised(incomplete));
+    // One of a task that the application waits for, and not of the request's task.
+    assert_eq!(site.error("/wait-cancelled").await, raised("asyncio.exceptions.CancelledError"));
     // An exception after the response is logged.
     assert_eq!(text(&site.get("/raise-late").await.unwrap()), "complete");
     assert_eq!(text(&site.get("/").await.unwrap()), "/");
     site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn head_that_is_too_large_for_its_frame_is_application_error() {
+    let site = Site::start_with(asgi("asgi_application").workers(1).threads(1));
+    let error = timeout(LONG / 6, site.error("/large-head")).await.expect("it fails at once");
+    let message = "ValueError: the head of the response is too large".to_owned();
+    assert_eq!(error, ApplicationError::Raised { message });
+    assert_eq!(text(&site.get("/").await.unwrap()), "/");
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn tasks_that_send_at_the_same_time_are_both_woken() {
+    let site = Site::start_with(asgi("asgi_application").workers(1).threads(1));
+    let body = site.get("/two-tasks").await.unwrap().into_body();
+    let body = timeout(LONG / 6, body.collect()).await.expect("it ends").unwrap().to_bytes();
+    let count = |byte: u8| body.iter().filter(|found| **found == byte).count();
+    assert_eq!((count(b'a'), count(b'b'), body.len()), (4 << 20, 4 << 20, 8 << 20));
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn task_that_continues_after_its_response_is_not_cancelled_by_reload() {
+    let site = Site::start_with(asgi("asgi_application").workers(1));
+    assert_eq!(text(&site.get("/background").await.unwrap()), "answered");
+    let pool = site.pool.clone();
+    let reload = tokio::spawn(async move { pool.reload().await });
+    while site.pool.stats().generation < 1 || site.pool.stats().workers > 32 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..100 {
+        assert_eq!(text(&site.get("/").await.unwrap()), "/");
+    }
+    fs::write(site.dir.path().join("go"), "").unwrap();
+    assert_eq!(site.made("background").await, "complete");
+    reload.await.unwrap().unwrap();
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn idle_process_that_violates_its_protocol_is_replaced_before_its_next_request() {
+    let (on_ready, mut ready) = hook::<WorkerProcess>();
+    let site = Site::start_with(asgi("asgi_application").workers(1).threads(1).on_ready(on_ready));
+    let before = next(&mut ready).await;
+    assert_eq!(text(&site.get("/violate-late").await.unwrap()), "answered");
+    let after = next(&mut ready).await;
+    assert_ne!(before.pid, after.pid);
+    let response = site.call(post("/", Body::empty())).await.unwrap();
+    assert_eq!(text(&response), "/");
+    site.end().await;
+}
+
+#[test]
+fn websockets_of_asgi_are_closed_when_a_shutdown_begins() {
+    let settings = format!("{:?}", asgi("asgi_application"));
+    assert!(settings.contains("drain_timeout: 0ns"), "{settings}");
 }
 
 #[tokio::test]
@@ -141,16 +281,26 @@ async fn lifespan_is_run_in_each_process() {
     assert_eq!((early.status, &*early.last_line), (ExitStatus::Code(3), "no database"));
 }
 
-/// Runs an application of an installed framework; returns its response.
-async fn answer_of(module: &str, application: &str, path: &str) -> String {
+/// Starts an application of an installed framework, for one request at a time. Returns the pool and its directory.
+fn start_framework(module: &str, application: &str) -> (Processes, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("framework.py"), module).unwrap();
     let python = env::var_os("VESTIBULE_PYTHON").expect("the build has found it");
     let builder = asgi(application).python(Path::new(&python)).directory(dir.path()).workers(1);
-    let pool = builder.env("PYTHONDONTWRITEBYTECODE", "1").start().unwrap();
+    let builder = builder.threads(1).queue_timeout(LONG).env("PYTHONDONTWRITEBYTECODE", "1");
+    (builder.start().unwrap(), dir)
+}
+
+fn get_localhost(path: &str) -> Request {
     let mut request = get(path);
     request.headers_mut().insert("host", HeaderValue::from_static("localhost"));
-    let answer = collect(pool.clone().oneshot(request).await.unwrap()).await;
+    request
+}
+
+/// Runs an application of an installed framework; returns its response.
+async fn answer_of(module: &str, application: &str, path: &str) -> String {
+    let (pool, _dir) = start_framework(module, application);
+    let answer = collect(pool.clone().oneshot(get_localhost(path)).await.unwrap()).await;
     pool.shutdown(LONG).await.unwrap();
     answer
 }
@@ -160,6 +310,21 @@ async fn answer_of(module: &str, application: &str, path: &str) -> String {
 async fn starlette_application_answers() {
     let module = include_str!("frameworks/starlette_application.py");
     assert_eq!(answer_of(module, "framework:app", "/items/7?q=a").await, "7 a ready one two");
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_django), ignore = "needs VESTIBULE_PYTHON with Starlette")]
+async fn silent_stream_of_starlette_ends_when_its_client_leaves() {
+    let module = include_str!("frameworks/starlette_application.py");
+    let (pool, _dir) = start_framework(module, "framework:app");
+    let response = pool.clone().oneshot(get_localhost("/silent")).await.unwrap();
+    let mut body = response.into_body();
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "first");
+    drop(body);
+    let next = pool.clone().oneshot(get_localhost("/items/7?q=a"));
+    let response = timeout(LONG / 6, next).await.expect("the worker is free").unwrap();
+    assert_eq!(collect(response).await, "7 a ready one two");
+    pool.shutdown(LONG).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,9 +1,19 @@
 """An ASGI application whose path says what it does."""
 
 import asyncio
+import itertools
 import os
+import resource
+import time
 
 waiting = []
+
+
+def take_descriptors():
+    """Leaves this process without free descriptors."""
+    lowest = next(fd for fd in itertools.count() if not os.path.lexists("/proc/self/fd/%d" % fd))
+    maximum = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, maximum))
 
 
 def note(name, text):
@@ -30,6 +40,20 @@ async def broken(scope, receive, send):
     await send({"type": "lifespan.startup.failed", "message": "no database"})
 
 
+class Undescribed:
+    """An application whose signature cannot be read, as one with annotations that Python 3.14 cannot evaluate."""
+
+    @property
+    def __signature__(self):
+        raise NameError("Scope")
+
+    def __call__(self, scope, receive, send):
+        return application(scope, receive, send)
+
+
+undescribed = Undescribed()
+
+
 async def application(scope, receive, send):
     if scope["type"] == "lifespan":
         return await lifespan(scope, receive, send)
@@ -46,6 +70,10 @@ async def application(scope, receive, send):
         raise KeyError("name")
     if path == "/incomplete":
         return
+    if path == "/wait-cancelled":
+        task = asyncio.ensure_future(asyncio.sleep(3600))
+        task.cancel()
+        await task
     if path == "/until-left":
         await receive()
         note("waiting", "")
@@ -57,6 +85,16 @@ async def application(scope, receive, send):
         except asyncio.CancelledError:
             note("cancelled", "")
             raise
+    if path == "/large-head":
+        headers = [(b"x", b"y" * 120_000)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        return await body(b"x" * 60_000)
+    if path == "/relayed":
+        headers = [(b"X-A", b"1"), (b"Transfer-Encoding", b"chunked")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        return await body(b"relayed")
+    if path == "/take-descriptors":
+        take_descriptors()
     if path == "/barrier":
         waiting.append(asyncio.get_running_loop().create_future())
         if len(waiting) == 8:
@@ -69,6 +107,42 @@ async def application(scope, receive, send):
     if path == "/raise-late":
         await body(b"complete")
         raise KeyError("late")
+    if path == "/two-tasks":
+
+        async def many(piece):
+            for _ in range(64):
+                await body(piece * 65_536, True)
+
+        await asyncio.gather(many(b"a"), many(b"b"))
+        return await body(b"")
+    if path == "/leave-reader":
+        waiting.append(asyncio.ensure_future(receive()))
+        await asyncio.sleep(0)  # it waits for the body from here on
+        return await body(b"answered")
+    if path == "/violate-late":
+        await body(b"answered")
+        os.write(3, b"garbage")  # the socket of the only lane
+        return
+    if path == "/background":
+        await body(b"answered")
+        try:
+            while not os.path.exists("go"):
+                await asyncio.sleep(0.001)
+            note("background", "complete")
+        except asyncio.CancelledError:
+            note("background", "cancelled")
+            raise
+        return
+    if path == "/hold":
+        note("held", str(os.getpid()))
+        while not os.path.exists("go"):
+            await asyncio.sleep(0.001)
+        return await body(b"held")
+    if path == "/block":
+        note("held", str(os.getpid()))
+        while not os.path.exists("go"):
+            time.sleep(0.001)  # without an await: the event loop is blocked
+        return await body(b"blocked")
     if path == "/echo":
         more = True
         while more:

@@ -32,7 +32,7 @@ def disconnect(number):
 
 
 def request(number):
-    front_end.send(marshal.dumps((number, 0, {"A": "x" * 500}, b""), 2))
+    front_end.send(marshal.dumps((number, {"A": "x" * 500}, b""), 2))
 
 
 sock = Socket()
@@ -49,7 +49,7 @@ disconnect(1)
 request(3)
 sock.steals = True
 assert not front.has_left(2)
-assert front.early[0] == 3 and len(front.early[2]["A"]) == 500
+assert front.early[0] == 3 and len(front.early[1]["A"]) == 500
 front.early = None
 disconnect(2)
 sock.steals = True

@@ -122,7 +122,10 @@ impl GateLink {
                 })),
                 Err(fault) => Err(failure(None, Delivery::MaybeSent, frames.set_violated(fault))),
             },
-            Err(error @ GateError::Fault(_)) => Err(failure(None, Delivery::MaybeSent, error)),
+            // A frame of no request may be older than this one, so another worker may answer it.
+            Err(error @ GateError::Fault(fault)) if fault != Fault::Unsolicited => {
+                Err(failure(None, Delivery::MaybeSent, error))
+            }
             Err(error) if is_whole && frames.lock().window.is_unread(id) => {
                 Err(failure(Some(request), Delivery::NotSent, error))
             }
@@ -184,6 +187,14 @@ impl GateLink {
                 }
             }
         }
+    }
+
+    /// Logs what the application reports after its responses. The worker must have no request. Returns why the socket
+    /// cannot be used any more. A sequential worker reports everything before the end of a response, so its socket is not
+    /// read.
+    pub(super) async fn log_while_idle(&self) -> GateError {
+        let is_sequential = self.0.lock().window.is_sequential();
+        if is_sequential { pending().await } else { self.0.log_while_idle().await }
     }
 
     /// Returns whether the worker has no request and the socket can be used.

@@ -3,17 +3,21 @@
 use std::{
     future::poll_fn,
     io,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     task::Poll,
     time::{Duration, Instant},
 };
 
-use http::{HeaderValue, Method, Uri, header::HOST};
+use http::{HeaderValue, Method, StatusCode, Uri, header::HOST};
 use tokio::net::UnixStream;
 
 use super::{
-    super::{super::super::process::is_exhausted, Ready, SocketFile, socket_user::wait_open},
-    ExchangeFailed,
+    super::{
+        super::super::process::is_exhausted, Ready, SocketFile, connect_patiently,
+        socket_user::wait_open,
+    },
+    ExchangeFailed, Job, Unhealthy,
     bridge::bridge,
 };
 use crate::{
@@ -37,10 +41,16 @@ const NEVER: Duration = Duration::from_secs(3600 * 24 * 365 * 10);
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const MAX_PAUSE: Duration = Duration::from_millis(200);
 
+/// Maximum time that a request waits while the accept queue of its worker is full: 1 s. Then it is queued again, and the
+/// worker is not to blame.
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+
 /// Connections to one worker.
 pub(in super::super) struct HttpLink {
     socket: Arc<SocketFile>,
     ready: Ready,
+    /// Whether the worker runs several requests at a time.
+    is_concurrent: bool,
     limits: Arc<Limits>,
     idle: Idle,
 }
@@ -50,9 +60,35 @@ pub(in super::super) struct HttpLink {
 struct Idle(Arc<Mutex<Option<Connection<Stream>>>>);
 
 impl HttpLink {
-    pub(in super::super) fn new(socket: Arc<SocketFile>, ready: Ready) -> Self {
+    pub(in super::super) fn new(
+        socket: Arc<SocketFile>,
+        ready: Ready,
+        is_concurrent: bool,
+    ) -> Self {
         let limits = Limits { head_timeout: NEVER, body_timeout: NEVER, ..Limits::default() };
-        Self { socket, ready, limits: Arc::new(limits), idle: Idle::default() }
+        Self { socket, ready, is_concurrent, limits: Arc::new(limits), idle: Idle::default() }
+    }
+
+    /// Sends the request of a job and waits for the head of its response. If the caller leaves before, the connection to a
+    /// worker that runs several requests at a time is closed, so that the worker notices it. Another worker could not, and
+    /// would be sent the next request too early. After the request timeout or the drain timeout the connection is kept: the
+    /// process is stopped if the request does not end.
+    pub(super) async fn exchange_job(
+        &self,
+        request: Request,
+        job: &Job,
+    ) -> Result<Response, ExchangeFailed> {
+        let mut exchange = pin!(self.exchange(request));
+        poll_fn(|cx| {
+            if let Poll::Ready(result) = exchange.as_mut().poll(cx) {
+                return Poll::Ready(result);
+            }
+            if self.is_concurrent && job.poll_left(cx).is_ready() && !job.is_overdue() {
+                return Poll::Ready(Err(ExchangeFailed::left()));
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     /// Sends a request and waits for the head of its response. The supervisor applies the deadline, not the
@@ -79,9 +115,13 @@ impl HttpLink {
                 Err(error) => return Err(error.into()),
             }
         }
-        let stream = match UnixStream::connect(self.socket.path()).await {
+        let connect = || UnixStream::connect(self.socket.path());
+        let stream = match connect_patiently(connect, CONNECT_WITHIN).await {
             Ok(stream) => Stream::from(stream),
             Err(error) if is_exhausted(&error) => return Err(ExchangeFailed::exhausted(error)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(ExchangeFailed::full(request, error));
+            }
             Err(error) => return Err(ExchangeFailed::refused(request, error)),
         };
         let connection = Connection::new(stream, self.limits.clone());
@@ -116,24 +156,45 @@ impl HttpLink {
         }
         let mut pause = FIRST_PAUSE;
         loop {
-            *problem = match self.exchange(probe(ready)).await {
-                Ok(response) => {
-                    let status = response.status();
-                    let is_fine = match ready {
-                        Ready::Answer | Ready::Started | Ready::Listening(_) => true,
-                        Ready::Path(_) => status.is_success() || status.is_redirection(),
-                    };
-                    if is_fine {
-                        return;
-                    }
-                    format!("it answered {status}")
-                }
-                Err(failed) => Chain(&*failed.error).to_string(),
-            };
+            match self.probe().await {
+                Ok(Ok(())) => return,
+                Ok(Err(status)) => *problem = format!("it answered {status}"),
+                Err(failed) => *problem = Chain(&*failed.error).to_string(),
+            }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(MAX_PAUSE);
         }
     }
+
+    /// Sends the request of the readiness check. Returns the status if that is no success.
+    async fn probe(&self) -> Result<Result<(), StatusCode>, ExchangeFailed> {
+        let status = self.exchange(probe(&self.ready)).await?.status();
+        let is_fine = match self.ready {
+            Ready::Answer | Ready::Started | Ready::Listening(_) => true,
+            Ready::Path(_) => status.is_success() || status.is_redirection(),
+        };
+        Ok(if is_fine { Ok(()) } else { Err(status) })
+    }
+
+    /// Checks a worker without a request.
+    pub(super) async fn check(&self) -> Result<(), Unhealthy> {
+        match self.probe().await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(status)) => {
+                Err(Unhealthy { reason: format!("it answered {status}"), has_answered: true })
+            }
+            // Not the fault of the worker: this process has no free descriptor.
+            Err(failed) if is_overload(&*failed.error) => Ok(()),
+            Err(failed) => {
+                let reason = Chain(&*failed.error).to_string();
+                Err(Unhealthy { reason, has_answered: false })
+            }
+        }
+    }
+}
+
+fn is_overload(error: &(dyn std::error::Error + 'static)) -> bool {
+    Error::find(error).is_some_and(|error| error.kind() == Kind::Overloaded)
 }
 
 /// Creates the request of a readiness check.
@@ -169,6 +230,17 @@ impl ExchangeFailed {
             is_worker_idle: true,
             error: Error::new(Kind::Overloaded, error).into(),
         }
+    }
+
+    /// Creates the failure of a request whose caller has left.
+    fn left() -> Self {
+        Self { is_worker_idle: true, ..Self::ended() }
+    }
+
+    /// Creates the failure of a worker whose accept queue remains full.
+    fn full(request: Request, error: io::Error) -> Self {
+        let refused = Self::refused(request, error);
+        Self { is_fatal: false, is_worker_idle: true, ..refused }
     }
 
     /// Creates the failure of a worker that accepts no connections.

@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 
 from starlette.applications import Starlette
@@ -19,4 +20,13 @@ async def item(request):
     return StreamingResponse(pieces())
 
 
-app = Starlette(routes=[Route("/items/{number:int}", item)], lifespan=lifespan)
+async def silent(request):
+    async def pieces():
+        yield "first"
+        await asyncio.sleep(3600)
+
+    return StreamingResponse(pieces())
+
+
+routes = [Route("/items/{number:int}", item), Route("/silent", silent)]
+app = Starlette(routes=routes, lifespan=lifespan)

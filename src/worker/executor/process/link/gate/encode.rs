@@ -37,7 +37,7 @@ pub(super) fn encode(
     request: &Request,
     socket: Option<OwnedFd>,
 ) -> Result<Encoded, BoxError> {
-    let mut encoder = RequestEncoder::new(id, None);
+    let mut encoder = RequestEncoder::new(id);
     let local = Peer::memory();
     let peer = request.extensions().get::<Peer>().unwrap_or(&local);
     let length = request.body().len();

@@ -1,6 +1,7 @@
 //! `FrameSocket`: the socket of a worker, and the state of its requests.
 
 use std::{
+    future::poll_fn,
     os::fd::OwnedFd,
     sync::{Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
@@ -11,6 +12,7 @@ use bytes::Bytes;
 
 use super::{
     super::super::super::super::{process::GateError, queue::job::Job},
+    log_exception,
     lookahead::Window,
 };
 use crate::{
@@ -112,15 +114,27 @@ impl FrameSocket {
                 );
                 None
             }
-            // An application may continue after its response.
-            Ok((Reply::Log { text, .. }, _)) => {
-                tracing::info!(target: "vestibule::worker::output", stream = "errors", "{text}");
+            Ok((Reply::Raised { id: of, traceback }, _)) if of == id => {
+                log_exception(job, &traceback);
                 None
             }
+            Ok((reply, _)) if log_late(&reply) => None,
             Ok((reply, _)) if reply.id() != Some(id) => {
                 Some(Err(self.set_violated(Fault::Unsolicited)))
             }
             frame => Some(frame),
+        }
+    }
+
+    /// Logs what the application reports after its responses, while the worker has no request. Returns why the socket
+    /// cannot be used any more.
+    pub(super) async fn log_while_idle(&self) -> GateError {
+        loop {
+            match poll_fn(|cx| self.poll_frame(cx)).await {
+                Ok((reply, _)) if log_late(&reply) => {}
+                Ok(_) => return self.set_violated(Fault::Unsolicited),
+                Err(error) => return error,
+            }
         }
     }
 
@@ -168,4 +182,19 @@ impl FrameSocket {
         self.lock().is_violated = true;
         fault.into()
     }
+}
+
+/// Logs what an application reports after its response. Returns `false` for other frames.
+fn log_late(reply: &Reply) -> bool {
+    match reply {
+        Reply::Log { text, .. } => {
+            tracing::info!(target: "vestibule::worker::output", stream = "errors", "{text}");
+        }
+        Reply::Raised { traceback, .. } => {
+            let message = "an application raised an exception after its response";
+            tracing::error!(target: "vestibule::worker", "{message}\n{traceback}");
+        }
+        _ => return false,
+    }
+    true
 }

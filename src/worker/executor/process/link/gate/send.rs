@@ -5,6 +5,8 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
+use rustix::io::Errno;
+
 use super::{
     encode::{Attachment, Encoded, encode},
     frames::FrameSocket,
@@ -54,7 +56,8 @@ impl FrameSocket {
             Attachment::Socket(theirs) => Some(theirs.as_fd()),
             Attachment::Stream => reader.as_ref().map(AsFd::as_fd),
         };
-        self.socket.send(&frame, &[]).await.map_err(SendError::Unsent)?;
+        let sent = self.socket.send(&frame, &[]).await;
+        sent.map_err(|error| SendError::of_frame(error, frame.len()))?;
         self.lock().begin(id, descriptor.is_none());
         if let Some(descriptor) = descriptor {
             self.socket.send(&[0], &[descriptor]).await.map_err(SendError::Incomplete)?;
@@ -65,6 +68,17 @@ impl FrameSocket {
 }
 
 impl SendError {
+    /// Creates the error of a frame of `len` bytes that was not sent.
+    fn of_frame(error: io::Error, len: usize) -> Self {
+        if Errno::from_io_error(&error) != Some(Errno::MSGSIZE) {
+            return Self::Unsent(error);
+        }
+        let why = format!(
+            "a request of {len} bytes does not fit into the socket of a worker, see net.core.wmem_max"
+        );
+        Self::Refused(Error::new(Kind::TooLarge, io::Error::new(error.kind(), why)).into())
+    }
+
     /// Creates the error of a request for which this process has no descriptor.
     fn exhausted(error: io::Error) -> Self {
         Self::Refused(Error::new(Kind::Overloaded, error).into())

@@ -12,6 +12,7 @@ use super::{
     *,
 };
 use crate::{
+    conn::testing::Lines,
     net::seqpacket::try_recv,
     proto::gate::request_id,
     worker::queue::{ahead::NotSent, job::Times},
@@ -130,4 +131,42 @@ async fn seventeenth_request_is_sent_ahead_only_after_the_worker_has_begun_one()
     pair.frames.begin_ahead(ahead[0], now);
     pair.send_ahead();
     assert_eq!(pair.frames.send_ahead(&Request::default(), now), Err(NotSent::Full));
+}
+
+#[tokio::test]
+async fn request_that_does_not_fit_into_the_socket_is_refused_and_worker_continues() {
+    let pair = Pair::new();
+    pair.frames.socket.set_send_buffer(4096);
+    let mut request = Request::new(vec![b'x'; 60_000].into());
+    let Err(SendError::Refused(error)) = pair.frames.send_request(&mut request, None).await else {
+        panic!("it must be neither sent to another worker nor fatal");
+    };
+    assert!(Error::find(&*error).is_some_and(|error| error.kind() == Kind::TooLarge), "{error}");
+    let mut small = Request::default();
+    assert!(pair.frames.send_request(&mut small, None).await.is_ok());
+}
+
+#[tokio::test]
+async fn frame_that_an_idle_worker_sends_leaves_the_next_request_for_another_worker() {
+    let (link, worker) = GateLink::new(None, true).unwrap();
+    rustix::io::write(&worker, &end(99)).unwrap();
+    let Err(failed) = link.exchange(Request::default(), &job(), || ()).await else {
+        panic!("it is no response to this request");
+    };
+    assert!(failed.is_fatal && failed.delivery == Delivery::MaybeSent);
+    assert_eq!(failed.request.map(|request| request.method().clone()), Some(http::Method::GET));
+}
+
+#[tokio::test]
+async fn exception_after_a_response_is_logged_while_the_worker_is_idle() {
+    let lines = Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.subscriber());
+    let (link, worker) = GateLink::new(None, false).unwrap();
+    let raised = b"(\x03\0\0\0i\x0b\0\0\0i\x01\0\0\0u\x0a\0\0\0GET /a\nout";
+    rustix::io::write(&worker, raised).unwrap();
+    rustix::io::write(&worker, &end(2)).unwrap(); // of no request
+    link.0.log_while_idle().await;
+    let logged = lines.of("vestibule::worker");
+    assert!(logged[0].contains("ERROR") && logged[0].contains("after its response"), "{logged:?}");
+    assert_eq!((logged.len(), link.is_violated()), (1, true));
 }
