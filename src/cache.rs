@@ -34,9 +34,11 @@
 //! - **Decisions** follow [`semantics::cache`](crate::semantics::cache), with the configured [lifetimes](CacheBuilder) for
 //!   responses without their own.
 //! - **Single flight**: requests for the same response share one fetch. A content that is not there with its head is read by
-//!   a task, and each client reads it while it is received, at its own pace. If the response cannot be shared, each request is forwarded by itself,
-//!   and later requests do not wait for each other for [10 seconds](HIT_FOR_MISS). A request waits at most
-//!   [`fill_timeout`](CacheBuilder::fill_timeout) for the head of the response.
+//!   a task, and each client reads it while it is received, at its own pace. If the response cannot be shared, each request is
+//!   forwarded by itself, and later requests do not wait for each other for [10 seconds](HIT_FOR_MISS). This includes
+//!   responses that are stored but must be validated before each use: those without a lifetime, and those with `no-cache`. A
+//!   request waits at most [`fill_timeout`](CacheBuilder::fill_timeout) for the head of the response.
+//!   [`collapse_if`](CacheBuilder::collapse_if) disables it by route.
 //! - **Stale responses** are used while they are revalidated in the background, while the origin fails, and
 //!   [while it is overloaded](CacheBuilder::stale_while), if the response permits it.
 //! - **Early refresh**: one of many requests refreshes a response shortly before it expires, so that a response that is often
@@ -65,6 +67,13 @@
 //! host or with more than one, and requests with a path that has no
 //! [normal form](crate::semantics::target::normalize). Trailers are dropped.
 //!
+//! # Time
+//!
+//! Ages count by the monotonic clock, so a wall clock that is set back makes no stale response fresh. The monotonic clock stands
+//! still while the system sleeps, and while a virtual machine is paused. So if the wall clock advances by more than a second
+//! against it, which is noticed within a second, that counts as time that has passed. If it was a correction of a wrong time,
+//! responses count as older than they are, and are validated earlier.
+//!
 //! # Bounds
 //!
 //! | what | default |
@@ -76,9 +85,11 @@
 //! | groups of a response | [`MAX_GROUPS`](crate::semantics::cache::groups::MAX_GROUPS), 128 |
 //! | length of a key | [`MAX_KEY`], 4 KiB |
 //! | fetches in progress | [`MAX_FETCHES`], 1,024 |
+//! | fetches of variants of one key in progress that others may join before the head | 64 |
 //! | time of a fetch after the head of its response | [`MAX_FILL_TIME`], 10 minutes |
 //! | requests that wait for a fetch of another request | [`MAX_FOLLOWERS`], 65,536 |
 //! | concurrent refreshes in the background | [`MAX_REFRESHES`], 64 |
+//! | time until the head of the response to a refresh | [`REFRESH_TIMEOUT`], 1 minute |
 //! | queries and paths that are remembered for `No-Vary-Search` | 16,384 of each |
 //! | groups that are invalidated during one sweep | [`MAX_MARKED_GROUPS`], 16,384 |
 //! | prefixes that are invalidated during one sweep | [`MAX_MARKED_PREFIXES`], 256 |
@@ -89,6 +100,9 @@
 //! | open files of contents above [`max_object`](CacheBuilder::max_object) | 256 KiB of the capacity in memory for each |
 //! | bytes that wait to be written to disk | [`MAX_WRITING`], 64 MiB |
 //! | bytes that are written to disk while they are received | a quarter of the capacity on disk |
+//! | updates of stored fields that wait to be written to disk | 1,024; beyond it, the response is removed from disk |
+//! | invalidated keys whose files wait for their removal | 4,096; beyond it, the call removes the files itself |
+//! | removed responses that a crash could bring back, known by key | 262,144; beyond it, each key may be one of them |
 //! | duration of the scan of the directory after a start | [`SCAN_TIMEOUT`], 10 minutes |
 //!
 //! If a content of unannounced length exceeds its bound, it is not stored. Its present clients still get all of it; the origin
@@ -105,6 +119,7 @@ mod aliases;
 mod builder;
 mod bypass;
 mod clock;
+mod deletions;
 mod disk;
 mod fetch;
 mod fill;
@@ -132,10 +147,12 @@ mod respond;
 mod sent_forms;
 mod service;
 mod shared;
+mod spelling;
 mod stats;
 mod status_values;
 mod store;
 mod sweep;
+mod variant;
 
 pub use builder::CacheBuilder;
 pub use disk::{
@@ -145,7 +162,7 @@ pub use handle::CacheHandle;
 pub use key::{Key, MAX_KEY, QueryKey};
 pub use layer::{
     CacheLayer, FILL_TIMEOUT, HIT_FOR_MISS, MAX_FETCHES, MAX_FILL_TIME, MAX_FOLLOWERS,
-    MAX_REFRESHES, STALE_IF_UNREACHABLE,
+    MAX_REFRESHES, REFRESH_TIMEOUT, STALE_IF_UNREACHABLE,
 };
 pub use marks::{MAX_MARKED_GROUPS, MAX_MARKED_PREFIXES};
 pub use memory::{CAPACITY, MAX_OBJECT, MAX_VARIANTS};

@@ -2,7 +2,7 @@
 
 use std::{fmt, io, path::Path, sync::Arc, time::Duration};
 
-use http::Request;
+use http::{Request, request};
 
 use super::{
     clock::Clock,
@@ -64,7 +64,7 @@ impl CacheBuilder {
         self
     }
 
-    /// Sets the maximum number of variants of a key. Defaults to [`MAX_VARIANTS`](super::MAX_VARIANTS).
+    /// Sets the maximum number of variants of a key, at least 1. Defaults to [`MAX_VARIANTS`](super::MAX_VARIANTS).
     pub fn max_variants(mut self, n: usize) -> Self {
         self.max_variants = n.max(1);
         self
@@ -86,6 +86,10 @@ impl CacheBuilder {
 
     /// Sets the lifetime of successes and redirects without explicit freshness. Defaults to 0: they are stored only with a
     /// validator.
+    ///
+    /// Only for an application that answers all clients alike, or sends `private`, `no-store` or `Vary: Cookie` otherwise:
+    /// the page of a user who has logged in would be stored and sent to others. Let requests with a session
+    /// [bypass](Self::bypass_if) the cache if it does not.
     pub fn default_lifetime(mut self, time: Duration) -> Self {
         self.options.lifetimes.default = time;
         self
@@ -119,8 +123,27 @@ impl CacheBuilder {
     }
 
     /// Answers with stale responses, which are refreshed in the background, while `is_overloaded` returns `true`: for example
-    /// while the queue of a worker pool is long. [`stale_if_unreachable`](Self::stale_if_unreachable) limits how stale they
-    /// may be.
+    /// while requests wait long for a worker. [`stale_if_unreachable`](Self::stale_if_unreachable) limits how stale they
+    /// may be. Called for each request for a stale response, so it must be cheap.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower::Layer;
+    /// use vestibule::{Response, cache::CacheLayer, worker};
+    ///
+    /// # fn main() -> Result<(), vestibule::Error> {
+    /// let pool = worker::threads(8, || worker::blocking(|_request| Response::new("page"))).start()?;
+    /// let queue = pool.clone();
+    /// let site = CacheLayer::builder()
+    ///     .stale_while(move || queue.stats().oldest_wait > Duration::from_millis(200))
+    ///     .build()
+    ///     .layer(pool);
+    /// # drop(site);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// For the queue in front of upstream servers, see
+    /// [`QueueStats::oldest_wait`](crate::upstream::QueueStats::oldest_wait).
     pub fn stale_while(mut self, is_overloaded: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         self.options.stale_while = Some(Arc::new(is_overloaded));
         self
@@ -181,13 +204,35 @@ impl CacheBuilder {
         self
     }
 
-    /// Lets requests for the same response share one fetch. On by default.
+    /// Lets requests for the same response share one fetch, if the response may be used without a validation. On by default.
     pub fn collapse(mut self, on: bool) -> Self {
         self.options.collapses = on;
         self
     }
 
-    /// Sets how long a request waits for the head of the response to another request. Defaults to [`FILL_TIMEOUT`](super::FILL_TIMEOUT).
+    /// Lets only requests for which `predicate` returns `true` share one fetch. Others neither wait for another request nor
+    /// are waited for before their response is received; that is stored as usual. For routes whose responses are seldom
+    /// storable, or must not be delayed by a slow request of another client. Without effect if [`collapse`](Self::collapse)
+    /// is off.
+    ///
+    /// ```
+    /// use vestibule::cache::CacheLayer;
+    ///
+    /// let layer = CacheLayer::builder()
+    ///     .collapse_if(|request| !request.uri.path().starts_with("/search"))
+    ///     .build();
+    /// ```
+    pub fn collapse_if(
+        mut self,
+        predicate: impl Fn(&request::Parts) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.options.collapse_if = Some(Arc::new(predicate));
+        self
+    }
+
+    /// Sets how long a request waits for the head of the response to another request, and after which time without a byte of
+    /// its content later requests are forwarded instead of joining it. Defaults to
+    /// [`FILL_TIMEOUT`](super::FILL_TIMEOUT).
     pub fn fill_timeout(mut self, time: Duration) -> Self {
         self.options.fill_timeout = time;
         self
@@ -201,7 +246,8 @@ impl CacheBuilder {
         self
     }
 
-    /// Sets for how long requests for a key do not wait for each other after a response that could not be shared.
+    /// Sets for how long requests for a key do not wait for each other after a response that could not be shared: it was not
+    /// stored, or must be validated before each use.
     /// Defaults to [`HIT_FOR_MISS`](super::HIT_FOR_MISS).
     pub fn hit_for_miss(mut self, time: Duration) -> Self {
         self.options.hit_for_miss = time;
@@ -227,6 +273,14 @@ impl CacheBuilder {
         self
     }
 
+    /// Sets the time within which the origin must begin its response to a refresh in the background. Then the request is
+    /// dropped, and the next one for a stale response starts another refresh. Defaults to
+    /// [`REFRESH_TIMEOUT`](super::REFRESH_TIMEOUT). The content that follows has [`max_fill_time`](Self::max_fill_time).
+    pub fn refresh_timeout(mut self, time: Duration) -> Self {
+        self.options.refresh_timeout = time;
+        self
+    }
+
     /// Forwards requests for which `predicate` returns `true`, without a lookup. Unsafe ones still invalidate.
     pub fn bypass_if(
         mut self,
@@ -238,6 +292,12 @@ impl CacheBuilder {
 
     /// Sets the capacity in bytes of a store on disk ([`open`](Self::open)). Defaults to
     /// [`DISK_CAPACITY`](super::DISK_CAPACITY).
+    ///
+    /// It bounds the stored responses. In addition, contents that are being received take up to a quarter of it together, or
+    /// [`max_disk_object`](Self::max_disk_object) if that is more. A file that was removed, or whose content was received and
+    /// not stored, takes its space until the last client that is reading it has ended: at most
+    /// [`max_disk_object`](Self::max_disk_object) for each such client. A minimum rate for clients
+    /// bounds that time.
     pub fn disk_capacity(mut self, bytes: u64) -> Self {
         self.disk.capacity = bytes;
         self
@@ -270,15 +330,16 @@ impl CacheBuilder {
     }
 
     /// Creates the layer, with a store in a directory, and a store in memory of [`capacity`](Self::capacity) in front of it
-    /// for the most used responses. Contents up to [`max_object`](Self::max_object) are read into memory, longer ones are
-    /// sent by `sendfile`, and the files of the most used ones stay open. The directory is created if it is missing.
+    /// for the most used responses. Contents up to [`max_object`](Self::max_object) are read into memory, longer ones, and
+    /// those that the budget has no memory for, are sent by `sendfile`, and the files of the most used ones stay open. The
+    /// directory is created if it is missing.
     ///
     /// A scan in the background, of at most [`SCAN_TIMEOUT`](super::SCAN_TIMEOUT), finds the responses of earlier processes;
     /// until then, requests for them are forwarded. [`CacheHandle::loaded`](super::CacheHandle::loaded) waits for its end.
     /// A response is written to disk after it was received, or, if it exceeds [`max_object`](Self::max_object), while it is
     /// received. While the disk is full or read-only, responses are stored in memory only.
     ///
-    /// The directory belongs to one layer of one process, which locks the file `lock` in it (`flock`) until it ends, even by
+    /// The directory belongs to one layer of one process, which locks it (`flock`) until it ends, even by
     /// SIGKILL. During an upgrade with two processes the new one therefore opens the directory after the old one has ended,
     /// or uses another one.
     ///
@@ -295,7 +356,8 @@ impl CacheBuilder {
         let clock = Clock::new();
         let memory = MemoryStore::new(self.capacity, self.max_object, self.max_variants, clock);
         let bounds = DiskBounds { max_variants: self.max_variants, ..self.disk };
-        let (store, marks) = DiskStore::open(dir.as_ref(), bounds, memory, clock)?;
+        let (store, marks) =
+            DiskStore::open(dir.as_ref(), bounds, memory, clock, self.budget.clone())?;
         Ok(self.with_store(Arc::new(store), clock, marks))
     }
 

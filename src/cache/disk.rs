@@ -5,6 +5,8 @@ mod files;
 pub(super) mod head;
 mod index;
 pub(super) mod journal;
+mod reads;
+mod removals;
 mod scan;
 mod spool;
 mod store;
@@ -16,21 +18,26 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU64, AtomicUsize,
+            Ordering::{Acquire, Relaxed},
+        },
     },
 };
 
-use bytes::Bytes;
 use tokio::sync::watch;
 
 pub use self::{files::Durability, scan::SCAN_TIMEOUT};
 use self::{
-    files::Files,
+    files::{Files, is_transient},
     index::{Index, Meta},
+    reads::Reads,
+    removals::Removals,
     scan::ChangedKeys,
 };
 pub(super) use self::{
     journal::{Journal, Record},
+    removals::Unsynced,
     spool::Spool,
 };
 use super::{
@@ -41,7 +48,7 @@ use super::{
     object::{Content, Object},
     store::Store,
 };
-use crate::body::FileSlice;
+use crate::{Budget, body::FileSlice};
 
 /// The default capacity of a store on disk, 1 GiB.
 pub const DISK_CAPACITY: u64 = 1 << 30;
@@ -65,16 +72,25 @@ pub(super) struct DiskStore {
 
 struct Inner {
     files: Arc<Files>,
+    removals: Arc<Removals>,
     index: Index,
     /// Small objects, and the open files of large ones.
     memory: Arc<MemoryStore>,
+    reads: Reads,
+    /// Bounds the contents in memory.
+    budget: Budget,
     max_object: u64,
     clock: Clock,
-    /// Locked for every change of the index, and for every rename of a head file to its final name.
+    /// Locked for every change of the index. Requests take this lock, so it is not held during a system call for a file.
     state: Mutex<State>,
-    /// Locked while the head of a stored object is replaced. Locked before `state`.
+    /// Locked while head files get their final names, and while files of invalidated objects are changed. Locked before
+    /// `state`.
     heads: Mutex<()>,
     writing_len: AtomicU64,
+    /// The number of heads of stored objects that wait to be written.
+    waiting_heads: AtomicUsize,
+    /// Whether writes have failed that are still in [`State::writing`].
+    has_failed_writes: AtomicBool,
     /// The bytes that spools have reserved.
     spooled_len: AtomicU64,
     /// The bound of `spooled_len`.
@@ -114,6 +130,8 @@ impl State {
 struct Writing {
     key: Key,
     object: Arc<Object>,
+    /// Whether no thread could be started for it.
+    has_failed: Arc<AtomicBool>,
 }
 
 /// The bounds of a store on disk.
@@ -134,24 +152,33 @@ impl DiskStore {
         bounds: DiskBounds,
         memory: MemoryStore,
         clock: Clock,
+        budget: Budget,
     ) -> io::Result<(Self, Arc<Marks>)> {
         let files = Arc::new(Files::open(root, bounds.durability)?);
-        let marks = Arc::new(Marks::open(|restore| {
-            Journal::open(root, &files, bounds.durability, restore)
-        })?);
+        let marks = Marks::open(|restore| Journal::open(&files, restore)).map_err(|error| {
+            let text = format!("cannot open the journal {}/marks: {error}", root.display());
+            io::Error::new(error.kind(), text)
+        })?;
+        let marks = Arc::new(marks);
         let memory = Arc::new(memory);
-        let index = Index::new(bounds, files.clone(), memory.clone());
+        let removals = Arc::new(Removals::new(files.clone()));
+        let index = Index::new(bounds, removals.clone(), memory.clone());
         let changed_keys = Some(ChangedKeys::new());
         let state = State { writing: Vec::new(), spools: HashSet::new(), changed_keys };
         let inner = Arc::new(Inner {
             files,
+            removals,
             index,
             memory,
+            reads: Reads::default(),
+            budget,
             max_object: bounds.max_object,
             clock,
             state: Mutex::new(state),
             heads: Mutex::default(),
             writing_len: AtomicU64::new(0),
+            waiting_heads: AtomicUsize::new(0),
+            has_failed_writes: AtomicBool::new(false),
             spooled_len: AtomicU64::new(0),
             max_spooled: (bounds.capacity / MAX_SPOOLED_SHARE).max(bounds.max_object),
             paused_until: AtomicU64::new(0),
@@ -172,35 +199,58 @@ impl Drop for DiskStore {
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics between two changes that belong together.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.has_failed_writes.load(Relaxed) && self.has_failed_writes.swap(false, Acquire) {
+            state.writing.retain(|w| !w.has_failed.load(Relaxed));
+        }
+        state
     }
 
     /// Removes entries from the index, and their files in the background. If the process crashes in between, the next scan
     /// prefers a newer object of the same variant.
     fn discard(&self, key: &Key, selects: impl Fn(&Meta) -> bool) {
-        index::remove_later(&self.files, self.index.remove(key, selects));
+        self.removals.add(key, &self.index.remove(key, selects));
     }
 
     /// Reads an object, and inserts it into the memory store, with its open file if it is large.
     fn read(&self, key: &Key, meta: &Meta) -> Option<Arc<Object>> {
+        let state = self.lock();
+        // Another read may have ended after the lookup in memory.
+        if let Some(object) = self.memory.find(key, meta.id) {
+            self.reads.end(meta.id);
+            return Some(object);
+        }
+        drop(state);
         let result = self.read_files(key, meta);
         let state = self.lock();
+        // An invalidation from now on does not apply to this object, so a later lookup must not get it.
+        self.reads.end(meta.id);
         let mut object = match result {
             Ok(object) => object,
             Err(error) => {
-                // The object was removed during the read, or its files are damaged.
                 tracing::debug!(%key, %error, "cannot read a stored response");
-                self.discard(key, |other| other.id == meta.id);
+                if !is_transient(&error) {
+                    // The object was removed during the read, or its files are damaged.
+                    self.discard(key, |other| other.id == meta.id);
+                }
                 return None;
             }
         };
         let metas = self.index.get(key).unwrap_or_default();
         let current = metas.iter().find(|other| other.id == meta.id);
-        // The object may have been removed or become stale during the read.
+        // The object may have been removed, updated or become stale during the read.
         let current_meta = current.unwrap_or(meta);
+        let is_current_head = current.is_some_and(|other| {
+            other.revision == object.revision && other.freshness == object.freshness
+        });
         (object.freshness, object.revision) = (current_meta.freshness, current_meta.revision);
         let object = Arc::new(object);
-        if current.is_some() {
+        // The store in memory is searched first, so it has no fields from before an update, and no object without the newer
+        // ones that a request may select instead.
+        let is_preferred =
+            |other: &&Meta| other.revision > object.revision && object.may_overlap(&other.vary);
+        let mut preferred = metas.iter().filter(is_preferred);
+        if is_current_head && preferred.all(|other| self.memory.find(key, other.id).is_some()) {
             self.memory.insert(key, &object);
         }
         drop(state);
@@ -215,10 +265,11 @@ impl Inner {
             return Err(damaged());
         }
         let file = self.files.open_content(meta.id, len)?;
-        object.content = if len <= self.memory.max_object() {
+        let mut lease = self.budget.memory_lease();
+        object.content = if len <= self.memory.max_object() && lease.try_set(len).is_ok() {
             let mut content = vec![0; usize::try_from(len).map_err(|_| damaged())?];
             std::os::unix::fs::FileExt::read_exact_at(&file, &mut content, 0)?;
-            Content::Memory(Bytes::from(content))
+            Content::leased(content, lease)
         } else {
             Content::File(FileSlice::new(Arc::new(file), 0, len))
         };

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method, Request, request};
-use tokio::time::{Instant, error::Elapsed, timeout_at};
+use tokio::time::{Instant, error::Elapsed, timeout, timeout_at};
 
 use super::{
     aliases,
@@ -25,7 +25,7 @@ use crate::{
     error::{BoxError, Chain},
     peer::Deadline,
     semantics::cache::{
-        NoVarySearch, RequestControl, Reuse,
+        NoVarySearch, RequestControl, ResponseControl, Reuse,
         status::{CacheStatus, Forwarded},
     },
 };
@@ -80,18 +80,32 @@ impl Fetch {
         found.object
     }
 
-    /// Returns the request as the client sent it.
+    /// Returns the request, which has the spelling of its key.
     fn into_request(self) -> Request<Body> {
         Request::from_parts(self.parts, Body::empty())
+    }
+
+    /// Returns whether a response to the request may replace the stored one: without `no-store` (RFC 9111 section 5.2.1.5), and
+    /// with credentials only if the stored response permits that (section 3.5). Any client can send either. Nor does a request
+    /// with `only-if-cached`, which another cache closer to the origin answers with a 504 (section 5.2.1.7).
+    fn may_refresh(&self) -> bool {
+        let permits_credentials =
+            |stale: &Arc<Object>| ResponseControl::of(&stale.headers).permits_credentials();
+        !self.control.no_store
+            && !self.control.only_if_cached
+            && (!self.fields.has(RequestFields::AUTHORIZATION)
+                || self.stale.as_ref().is_some_and(permits_credentials))
     }
 
     /// Returns whether the request may follow another one. The response to a request with credentials, or with `no-store`,
     /// is seldom usable for other requests.
     fn is_joinable(&self, shared: &Shared) -> bool {
+        let collapses = |parts| shared.options.collapse_if.as_ref().is_none_or(|f| f(parts));
         shared.options.collapses
             && self.reason != Forwarded::Request
             && !self.control.no_store
             && !self.fields.has(RequestFields::AUTHORIZATION)
+            && collapses(&self.parts)
     }
 }
 
@@ -168,7 +182,8 @@ fn enter(shared: &Shared, fetch: &Fetch, is_joinable: bool) -> Role {
     if !is_joinable || is_hit_for_miss {
         return shared.flights.enter_single(&fetch.key);
     }
-    let role = shared.flights.enter(&fetch.key, fetch.headers(), &shared.options);
+    let variant = shared.known_vary.variant(&fetch.key, fetch.headers());
+    let role = shared.flights.enter(fetch, variant, &shared.options);
     if let Role::Unstored = role {
         shared.counters.uncollapsed.add();
     }
@@ -229,7 +244,7 @@ async fn follow(
     fetch.now = shared.clock.now();
     let response = match phase {
         Phase::Filling(fill) => follow_fill(fetch, &fill),
-        Phase::Ready(object) if object.matches(fetch.headers()) => {
+        Phase::Ready(object) if object.answers_waiting(fetch.headers()) => {
             Some(respond::of_object(fetch.context(), &object))
         }
         Phase::Ready(_) | Phase::Waiting | Phase::Released => None,
@@ -242,20 +257,25 @@ async fn follow(
     }))
 }
 
-/// Refreshes the stored response in the background, unless a refresh is in progress or there are too many of them.
+/// Refreshes the stored response in the background, unless a refresh is in progress, there are too many of them, or the
+/// response to this request could not be stored.
 pub(super) fn refresh<S>(shared: &Arc<Shared>, inner: &S, mut fetch: Fetch)
 where
     S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
-    if shared.flights.has(&fetch.key, fetch.headers()) {
+    if !fetch.may_refresh() {
+        return;
+    }
+    let variant = shared.known_vary.variant(&fetch.key, fetch.headers());
+    if shared.flights.has(&fetch, variant.as_ref()) {
         return;
     }
     let Some(permit) = shared.try_begin_refresh() else { return };
-    // The client has its response, so its deadline does not apply.
+    // The client has its response, so its deadline does not apply. The refresh has a timeout of its own.
     fetch.parts.extensions.remove::<Deadline>();
     fetch.parts.method = Method::GET;
-    let entry = shared.flights.enter(&fetch.key, fetch.headers(), &shared.options);
+    let entry = shared.flights.enter(&fetch, variant, &shared.options);
     let Role::Lead(leader) = entry else { return };
     shared.counters.refreshes.add();
     let key = fetch.key.clone();
@@ -267,9 +287,13 @@ where
             return;
         }
         let forward = leader::forward(&cache, &mut inner, fetch, Entry::Leader(leader));
-        if let Err(error) = forward.await {
-            let error = tracing::field::display(Chain(&*error));
-            tracing::debug!(%key, error, "cannot refresh a stored response");
+        match timeout(cache.options.refresh_timeout, forward).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                let error = tracing::field::display(Chain(&*error));
+                tracing::debug!(%key, error, "cannot refresh a stored response");
+            }
+            Err(_elapsed) => tracing::debug!(%key, "timeout of the refresh of a stored response"),
         }
         drop(permit);
     });
@@ -311,10 +335,10 @@ fn fresh_response(shared: &Shared, fetch: &Fetch, object: &Object) -> Option<Res
     Some(respond::of_hit(shared, context, object))
 }
 
-/// Returns the response of another request's fetch, if the request selects this variant and the beginning of the content is
-/// still in memory.
+/// Returns the response of another request's fetch, if it may answer this one and the beginning of the content is still in
+/// memory.
 fn follow_fill(fetch: &Fetch, fill: &Arc<Fill>) -> Option<Response> {
-    if !fill.head.matches(fetch.headers()) {
+    if !fill.head.answers_waiting(fetch.headers()) {
         return None;
     }
     let context = fetch.context();
@@ -330,7 +354,7 @@ where
     leader::forward(shared, inner, fetch, entry)
 }
 
-/// Forwards a request unchanged, and does not store its response.
+/// Forwards a request, in the spelling of its key, and does not store its response.
 fn forward<S>(shared: &Arc<Shared>, inner: &mut S, fetch: Fetch) -> Forward<S>
 where
     S: HttpService + Clone,

@@ -30,6 +30,12 @@ use crate::{
 /// are more, the origin is not read (backpressure).
 pub(super) const WINDOW: u64 = 256 << 10;
 
+/// The maximum number of pieces that are kept for the slowest reader of a content that is not stored, 4,096.
+const MAX_PIECES: usize = 4096;
+
+/// The memory of a piece in addition to its bytes, 96 bytes: the entry in the list, and the header of the allocation.
+const PIECE: u64 = 96;
+
 /// The head of a response that may be stored.
 #[derive(Debug, Clone)]
 pub(super) struct Head {
@@ -48,6 +54,13 @@ pub(super) struct Head {
 }
 
 impl Head {
+    /// Returns whether the response may answer a request that has waited for it: the request selects this variant, and the
+    /// response may be used without a validation (RFC 9111 section 4). Its age is not considered: it is as new as the
+    /// response to a request of its own would be.
+    pub(super) fn answers_waiting(&self, request: &HeaderMap) -> bool {
+        self.freshness.is_shareable() && self.matches(request)
+    }
+
     /// Returns whether the request selects this variant.
     pub(super) fn matches(&self, request: &HeaderMap) -> bool {
         self.vary.key(request).is_some_and(|key| key == self.vary_key)
@@ -86,10 +99,14 @@ struct State {
     file: Option<(Arc<File>, u64)>,
     /// The number of bytes received.
     len: u64,
+    /// The time at which the head or the latest bytes were received.
+    progressed: Duration,
     /// `Some` after the end of the content; `Err` if the origin failed.
     end: Option<Result<(), ()>>,
     /// Whether the content is stored. If not, pieces that every reader has read are dropped.
     is_stored: bool,
+    /// The memory of the pieces, if the content is not stored.
+    lease: Option<Lease>,
     /// The readers by slot; `None` is a free slot.
     readers: Vec<Option<ReaderSlot>>,
     /// Woken when a reader is dropped, and if it waits for capacity, when there is some.
@@ -106,8 +123,8 @@ struct ReaderSlot {
 pub(super) struct NoReaders;
 
 impl Fill {
-    pub(super) fn new(head: Head) -> Arc<Self> {
-        let state = State { is_stored: true, ..State::default() };
+    pub(super) fn new(head: Head, now: Duration) -> Arc<Self> {
+        let state = State { progressed: now, is_stored: true, ..State::default() };
         Arc::new(Self { head, state: Mutex::new(state) })
     }
 
@@ -117,14 +134,16 @@ impl Fill {
     }
 
     /// Appends a piece.
-    pub(super) fn push(&self, piece: Bytes) {
+    pub(super) fn push(&self, piece: Bytes, now: Duration) {
         if piece.is_empty() {
             return;
         }
         let mut state = self.lock();
         let at = state.len;
         state.len += piece.len() as u64;
+        state.progressed = now;
         state.pieces.push_back((at, piece));
+        state.update_lease();
         let wakers = state.take_wakers();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
@@ -137,6 +156,11 @@ impl Fill {
         let wakers = state.take_wakers();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Returns whether nothing has been received for `time`.
+    pub(super) fn has_stalled(&self, now: Duration, time: Duration) -> bool {
+        now.saturating_sub(self.lock().progressed) >= time
     }
 
     /// Returns the number of bytes received.
@@ -160,16 +184,16 @@ impl Fill {
         }
     }
 
-    /// Returns the number of bytes in memory.
+    /// Returns the memory of the pieces, in bytes.
     pub(super) fn memory_len(&self) -> u64 {
-        let state = self.lock();
-        state.len - state.file.as_ref().map_or(0, |(_, written)| *written)
+        self.lock().memory_len()
     }
 
-    /// Stops storing the content. From now on, pieces are dropped when every reader has read them.
-    pub(super) fn stop_storing(&self) {
+    /// Stops storing the content. From now on, pieces are dropped when every reader has read them. Until then they count in the
+    /// lease.
+    pub(super) fn stop_storing(&self, lease: Option<Lease>) {
         let mut state = self.lock();
-        state.is_stored = false;
+        (state.is_stored, state.lease) = (false, lease);
         state.trim();
     }
 
@@ -185,15 +209,24 @@ impl Fill {
         if state.is_producer_waiting { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 
-    /// Returns the object with the whole content: the file, or a copy of the pieces.
+    /// Returns the object with the whole content: the file, or a copy of the pieces. Readers continue with that.
     pub(super) fn to_object(&self, lease: Option<Lease>) -> Object {
-        let state = self.lock();
+        let mut state = self.lock();
         if let Some((file, len)) = state.file.clone() {
             drop(state);
             return self.head.clone().into_object(Content::File(FileSlice::new(file, 0, len)));
         }
+        let lease = lease.map(|mut lease| {
+            // The copy has no pieces.
+            lease.set(state.len);
+            lease
+        });
         let content =
             Content::copied(state.len, state.pieces.iter().map(|(_, piece)| piece), lease);
+        if let Content::Memory(copy) = &content {
+            // The copy returns its lease when the last reader has ended, also after its eviction.
+            state.pieces = VecDeque::from([(0, copy.clone())]);
+        }
         drop(state);
         self.head.clone().into_object(content)
     }
@@ -227,9 +260,10 @@ impl State {
         self.readers.iter().flatten().map(|reader| reader.offset).min()
     }
 
-    /// Returns whether the slowest reader has read all but [`WINDOW`] bytes.
+    /// Returns whether the slowest reader has read all but [`WINDOW`] bytes, and at most [`MAX_PIECES`] pieces are left.
     fn has_capacity(&self) -> bool {
-        self.slowest().is_some_and(|offset| self.len.saturating_sub(offset) < WINDOW)
+        self.pieces.len() <= MAX_PIECES
+            && self.slowest().is_some_and(|offset| self.len.saturating_sub(offset) < WINDOW)
     }
 
     /// Returns the waker of the producer if it waits for capacity and there is some.
@@ -241,6 +275,17 @@ impl State {
         self.producer.take()
     }
 
+    /// Returns the memory of the pieces, in bytes. An origin may send pieces of a single byte.
+    fn memory_len(&self) -> u64 {
+        let first = self.pieces.front().map_or(self.len, |(at, _)| *at);
+        self.len - first + PIECE * self.pieces.len() as u64
+    }
+
+    fn update_lease(&mut self) {
+        let len = self.memory_len();
+        self.lease.iter_mut().for_each(|lease| lease.set(len));
+    }
+
     /// Drops the pieces that every reader has read, if the content is not stored.
     fn trim(&mut self) {
         if self.is_stored {
@@ -250,6 +295,7 @@ impl State {
         while self.pieces.front().is_some_and(|(at, piece)| at + piece.len() as u64 <= from) {
             self.pieces.pop_front();
         }
+        self.update_lease();
     }
 
     /// Returns the available bytes at `offset` of one piece or of the file.

@@ -6,7 +6,10 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU64, AtomicUsize,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
 };
 
@@ -14,13 +17,20 @@ use http::HeaderMap;
 use tokio::sync::Notify;
 
 use super::{
+    fetch::Fetch,
     fill::Fill,
     invalidations::Invalidations,
     key::{Key, KeyHasher},
     layer::Options,
     object::Object,
     store::Store,
+    variant::Variant,
 };
+use crate::semantics::cache::Reuse;
+
+/// The maximum number of fetches of one key in progress up to which a request for a further variant starts one that others may
+/// join, 64: each request for the key is compared with each of them.
+pub(super) const MAX_FLIGHTS_OF_KEY: usize = 64;
 
 type ByKey = HashMap<Key, Vec<Arc<Flight>>, KeyHasher>;
 
@@ -41,6 +51,8 @@ pub(super) struct Flights {
 pub(super) struct Flight {
     /// Whether an invalidation has applied to it since its start. Its response is then not stored.
     is_invalidated: AtomicBool,
+    /// The variant that it is probably for; `None` if that is not known before the head.
+    variant: Option<Variant>,
     phase: Mutex<Phase>,
     /// Notified when the phase is no longer [`Phase::Waiting`].
     head_received: Notify,
@@ -94,23 +106,27 @@ impl Flights {
         self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Joins a fetch for `key` whose response matches the request, or starts one.
+    /// Joins a fetch whose response may answer the request, or starts one.
     pub(super) fn enter(
         self: &Arc<Self>,
-        key: &Key,
-        request: &HeaderMap,
+        fetch: &Fetch,
+        variant: Option<Variant>,
         options: &Options,
     ) -> Role {
+        let (key, own) = (&fetch.key, variant.as_ref());
         let mut by_key = self.lock();
         let flights = by_key.get(key).map_or(&[][..], Vec::as_slice);
-        if let Some(flight) = flights.iter().rev().find(|f| f.accepts(request)) {
+        if let Some(flight) = flights.iter().rev().find(|f| f.accepts(fetch, own, options)) {
             if self.followers.load(Relaxed) >= options.max_followers {
                 return Role::Unstored;
             }
             self.followers.fetch_add(1, Relaxed);
             return Role::Follow(Follower { flights: self.clone(), flight: flight.clone() });
         }
-        self.lead(&mut by_key, key, options).map_or(Role::Unstored, Role::Lead)
+        if flights.len() >= MAX_FLIGHTS_OF_KEY {
+            return self.enter_single(key);
+        }
+        self.lead(&mut by_key, key, variant, options).map_or(Role::Unstored, Role::Lead)
     }
 
     /// Returns the role of a request that must not wait for another one.
@@ -128,16 +144,22 @@ impl Flights {
     ) -> Option<Leader> {
         let mut by_key = self.lock();
         let is_valid = self.invalidations.count(key) == invalidations;
-        if is_valid { self.lead(&mut by_key, key, options) } else { None }
+        if is_valid { self.lead(&mut by_key, key, None, options) } else { None }
     }
 
     /// Starts a fetch; returns `None` if there are too many.
-    fn lead(self: &Arc<Self>, by_key: &mut ByKey, key: &Key, options: &Options) -> Option<Leader> {
+    fn lead(
+        self: &Arc<Self>,
+        by_key: &mut ByKey,
+        key: &Key,
+        variant: Option<Variant>,
+        options: &Options,
+    ) -> Option<Leader> {
         if self.len.load(Relaxed) >= options.max_fetches {
             return None;
         }
         self.len.fetch_add(1, Relaxed);
-        let flight = Arc::new(Flight::default());
+        let flight = Arc::new(Flight { variant, ..Flight::default() });
         by_key.entry(key.clone()).or_default().push(flight.clone());
         Some(Leader { flights: self.clone(), key: key.clone(), flight, is_listed: true })
     }
@@ -157,12 +179,21 @@ impl Flights {
     /// Returns the number of objects that were stored, and of invalidations, so far. If it has not changed between a
     /// lookup and the start of a fetch, the lookup need not be repeated.
     pub(super) fn changes(&self) -> u64 {
-        self.changes.load(Relaxed)
+        self.changes.load(Acquire)
     }
 
-    /// Returns whether a fetch for `key` is in progress that the request could follow.
-    pub(super) fn has(&self, key: &Key, request: &HeaderMap) -> bool {
-        self.lock().get(key).is_some_and(|flights| flights.iter().any(|f| f.accepts(request)))
+    /// Counts an invalidation, after the store was changed: a request that has still found an invalidated response, and
+    /// validates it, reads one of the numbers before, so it repeats its lookup, or its response is not stored.
+    fn count_invalidation(&self, count: impl FnOnce(&Invalidations)) {
+        // In this order: a request reads the invalidations first.
+        self.changes.fetch_add(1, Release);
+        count(&self.invalidations);
+    }
+
+    /// Returns whether a fetch is in progress that refreshes the stored response of a request.
+    pub(super) fn has(&self, fetch: &Fetch, own: Option<&Variant>) -> bool {
+        let is_same = |flight: &Arc<Flight>| flight.is_for(fetch.headers(), own);
+        self.lock().get(&fetch.key).is_some_and(|flights| flights.iter().any(is_same))
     }
 
     /// Changes the store, and prevents the responses of the selected fetches from being stored. `selects` gets the
@@ -173,8 +204,6 @@ impl Flights {
         change_store: impl FnOnce() -> R,
     ) -> R {
         let by_key = self.lock();
-        self.invalidations.add();
-        self.changes.fetch_add(1, Relaxed);
         for (key, flights) in by_key.iter() {
             for flight in flights {
                 let is_selected = match &*flight.phase() {
@@ -187,6 +216,7 @@ impl Flights {
             }
         }
         let result = change_store();
+        self.count_invalidation(Invalidations::add);
         drop(by_key);
         result
     }
@@ -194,12 +224,11 @@ impl Flights {
     /// Changes the store, and prevents the responses of the fetches for `key` from being stored.
     pub(super) fn invalidate_key<R>(&self, key: &Key, change_store: impl FnOnce() -> R) -> R {
         let by_key = self.lock();
-        self.invalidations.add_key(key);
-        self.changes.fetch_add(1, Relaxed);
         for flight in by_key.get(key).into_iter().flatten() {
             flight.is_invalidated.store(true, Relaxed);
         }
         let result = change_store();
+        self.count_invalidation(|invalidations| invalidations.add_key(key));
         drop(by_key);
         result
     }
@@ -262,15 +291,39 @@ impl Flight {
         }
     }
 
-    fn accepts(&self, request: &HeaderMap) -> bool {
+    /// Returns whether a new request may follow the fetch. After the head of the response, this depends on its freshness, as
+    /// if it were stored already, and on the progress of its content.
+    fn accepts(&self, fetch: &Fetch, own: Option<&Variant>, options: &Options) -> bool {
         if self.is_invalidated.load(Relaxed) {
             return false;
         }
         match &*self.phase() {
-            Phase::Waiting => true,
+            Phase::Waiting => self.is_probably_for(fetch.headers(), own),
+            Phase::Filling(fill) => {
+                let head = &fill.head;
+                head.answers_waiting(fetch.headers())
+                    && head.freshness.reuse(&fetch.control, fetch.now) != Reuse::Validate
+                    && !fill.has_stalled(fetch.now, options.fill_timeout)
+            }
+            Phase::Ready(_) | Phase::Released => false,
+        }
+    }
+
+    /// Returns whether the response will be stored for this request, as far as that is known.
+    fn is_for(&self, request: &HeaderMap, own: Option<&Variant>) -> bool {
+        if self.is_invalidated.load(Relaxed) {
+            return false;
+        }
+        match &*self.phase() {
+            Phase::Waiting => self.is_probably_for(request, own),
             Phase::Filling(fill) => fill.head.matches(request),
             Phase::Ready(_) | Phase::Released => false,
         }
+    }
+
+    /// Returns whether the request selects the same variant by the `Vary` of the latest response.
+    fn is_probably_for(&self, request: &HeaderMap, own: Option<&Variant>) -> bool {
+        self.variant.as_ref().is_none_or(|variant| variant.is_selected_by(request, own))
     }
 }
 
@@ -298,7 +351,7 @@ impl Leader {
         let is_stored = !self.flight.is_invalidated.load(Relaxed);
         if is_stored {
             store.insert(&self.key, object);
-            flights.changes.fetch_add(1, Relaxed);
+            flights.changes.fetch_add(1, Release);
         }
         flights.unlist(&mut by_key, &self.key, &self.flight);
         drop(by_key);

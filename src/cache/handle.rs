@@ -5,20 +5,21 @@ use std::sync::Arc;
 use http::Uri;
 
 use super::{
-    disk::Record, key::Key, marks::Scope, pool, purge::PurgeService, shared::Shared,
-    stats::CacheStats, store::Purge, sweep,
+    deletions, key::Key, marks::Scope, purge::PurgeService, shared::Shared, stats::CacheStats,
+    store::Purge, sweep,
 };
 use crate::net::Drain;
 
 /// A handle of a [`CacheLayer`](super::CacheLayer), cheap to clone.
 ///
 /// An invalidation takes effect at once: a later request is answered neither by a response that was stored before, nor by a
-/// fetch that was started before. Invalidations of a prefix, a group or everything are marks, which each lookup applies to
+/// fetch that was started before; after [`Purge::Soft`], by those only as stale ones. Invalidations of a prefix, a group or everything are marks, which each lookup applies to
 /// what it finds. A sweep in the background removes the responses from the store; no request waits for it. It removes more
 /// than 10,000 objects a second from disk, so everything of a store of a million takes one to two minutes.
 ///
 /// With a store on disk, an invalidation is recorded there before the call returns, so that it survives SIGKILL. It survives
-/// power loss once [`swept`](Self::swept) has returned. If more than 1 MiB of invalidations are pending when the process is
+/// power loss once [`swept`](Self::swept) has returned, unless the disk cannot be synchronized, which is logged: then all
+/// invalidations stay recorded until the next start. If more than 1 MiB of invalidations are pending when the process is
 /// killed, everything is invalidated.
 ///
 /// ```
@@ -80,10 +81,9 @@ impl CacheHandle {
     /// Waits for the sweep of all earlier invalidations: after it, memory is freed, files are removed, and
     /// [`CacheStats::invalidated`] has counted the responses.
     pub async fn swept(&self) {
-        let (mut sweeps, mut deletions) = (self.0.sweeps.subscribe(), self.0.deletions.subscribe());
-        // The senders live as long as this handle.
-        let _ = sweeps.wait_for(|is_sweeping| !is_sweeping).await;
-        let _ = deletions.wait_for(|n| *n == 0).await;
+        // The sender lives as long as this handle.
+        let _ = self.0.sweeps.subscribe().wait_for(|is_sweeping| !is_sweeping).await;
+        self.0.deletions.settled().await;
     }
 
     /// Waits for the scan of the directory after a start. Before its end, requests for stored responses may be forwarded.
@@ -123,32 +123,8 @@ pub(super) fn delete(shared: &Arc<Shared>, key: &Key, purge: Purge) {
 fn delete_one(shared: &Arc<Shared>, key: &Key, purge: Purge) {
     let change = || (shared.store.invalidate(key, purge), shared.next_id());
     let (changes, revision) = shared.flights.invalidate_key(key, change);
-    let Some(changes) = changes else { return };
-    let deletion = Deletion::new(shared.clone());
-    let (scope, at) = (Scope::Key(key.as_str()), shared.clock.now());
-    let can_wait = shared.marks.begin(&Record { scope, purge, revision, at });
-    let key = key.clone();
-    let settle = move || {
-        let Deletion(shared) = &deletion;
-        let is_settled = shared.store.apply_to_disk(&key, changes);
-        shared.marks.end(revision, is_settled);
-    };
-    if can_wait { pool::run(settle) } else { settle() }
-}
-
-/// A key whose files are being removed.
-struct Deletion(Arc<Shared>);
-
-impl Deletion {
-    fn new(shared: Arc<Shared>) -> Self {
-        shared.deletions.send_modify(|n| *n += 1);
-        Self(shared)
-    }
-}
-
-impl Drop for Deletion {
-    fn drop(&mut self) {
-        self.0.deletions.send_modify(|n| *n -= 1);
+    if let Some(changes) = changes {
+        deletions::delete(shared, key, purge, revision, changes);
     }
 }
 

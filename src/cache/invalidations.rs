@@ -2,7 +2,10 @@
 
 use std::{
     hash::BuildHasher,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{Acquire, Release},
+    },
 };
 
 use super::key::{Key, KeyHasher};
@@ -24,17 +27,17 @@ impl Invalidations {
 
     /// Counts an invalidation of many responses.
     pub(super) fn add(&self) {
-        self.all.fetch_add(1, Relaxed);
+        self.all.fetch_add(1, Release);
     }
 
     /// Counts an invalidation of a key.
     pub(super) fn add_key(&self, key: &Key) {
-        self.of(key).fetch_add(1, Relaxed);
+        self.of(key).fetch_add(1, Release);
     }
 
     /// Returns the number of invalidations that may concern a key. It never decreases.
     pub(super) fn count(&self, key: &Key) -> u64 {
-        self.all.load(Relaxed) + self.of(key).load(Relaxed)
+        self.all.load(Acquire) + self.of(key).load(Acquire)
     }
 }
 

@@ -4,6 +4,7 @@ use std::{borrow::Cow, cell::RefCell, fmt, sync::Arc};
 
 use http::{Request, Uri, header, uri::Scheme};
 
+use super::spelling::decode_unreserved;
 use crate::{
     peer::Peer,
     semantics::{
@@ -18,7 +19,11 @@ pub const MAX_KEY: usize = 4096;
 /// The key of a stored response: scheme, host, normal path and query.
 ///
 /// A key always contains a host, so that a response of one site never answers a request for another. Equivalent spellings of
-/// a path have the same key: see [`normalize`]. The default port, the case of the host and its trailing dot are insignificant.
+/// a path (RFC 3986 section 6.2.2) have the same key: escapes are decoded, except those of reserved characters, since `/a%2Bb`
+/// and `/a+b` are different paths to some servers. The default port, the case of the host and its trailing dot are insignificant.
+/// The inner service gets the spelling of the key, so that a response does not depend on the spelling of the first client:
+/// escapes are in capitals, and bytes that a path cannot contain are escaped. A site that signs the path as it is sent needs
+/// [`bypass_if`](super::CacheBuilder::bypass_if).
 ///
 /// ```
 /// use vestibule::cache::Key;
@@ -65,12 +70,15 @@ impl Key {
         if host.is_empty() || !is_normal || !is_valid {
             return None;
         }
-        // In the normal form, `%3F` is a literal `?`, which would begin the query here.
-        let path = match normalize(path).ok()? {
-            path if memchr::memchr(b'?', path.as_bytes()).is_some() => {
-                Cow::Owned(path.replace('?', "%3F"))
-            }
-            path => path,
+        let normal = normalize(path).ok()?; // also checks the escapes
+        let path = match memchr::memchr(b'%', path.as_bytes()) {
+            Some(_) => Cow::Owned(decode_unreserved(path)),
+            None => normal,
+        };
+        // A literal `?` would begin the query here.
+        let path = match memchr::memchr(b'?', path.as_bytes()) {
+            Some(_) => Cow::Owned(path.replace('?', "%3F")),
+            None => path,
         };
         // Before the text is built, since the buffer of the thread is kept and never shrinks.
         let len = scheme.len() + 3 + host.len() + path.len() + query.map_or(0, |q| q.len() + 1);
@@ -285,6 +293,13 @@ mod tests {
         {
             assert_eq!(key(host, path, None).unwrap(), "http://a.example/ab");
         }
+        for (path, normal) in [
+            ("/caf%c3%A9%7e", "/café~"),
+            ("/%25%5c%2f%3f%23%5b%5D%40%3a", "/%25%5C%2F%3F%23%5B%5D%40%3A"),
+            ("/%21%24%26%27%28%29%2a%2b%2c%3b%3d", "/%21%24%26%27%28%29%2A%2B%2C%3B%3D"),
+        ] {
+            assert_eq!(key("a", path, None).unwrap(), format!("http://a{normal}"));
+        }
     }
 
     #[test]
@@ -298,6 +313,10 @@ mod tests {
             key("a", "/b", Some("c?d")),
             key("a", "/b%2Fc", None),
             key("a", "/b/c", None),
+            key("a", "/b+c", None),
+            key("a", "/b%2Bc", None),
+            key("a", "/b;c", None),
+            key("a", "/b%3Bc", None),
             key("a:81", "/b/c", None),
             key("[::1]", "/b/c", None),
             Key::new("https", "a", "/b", None).map(|k| k.to_string()),

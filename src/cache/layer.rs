@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::Request;
+use http::{Request, request};
 use tower_layer::Layer;
 
 use super::{
@@ -24,8 +24,11 @@ pub const MAX_FOLLOWERS: usize = 65_536;
 pub const MAX_REFRESHES: usize = 64;
 
 /// The default time that a request waits for the head of the response to another request, 5 seconds. Then it is forwarded
-/// by itself.
+/// by itself, as is one that comes when no content has been received for this time.
 pub const FILL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The default time within which the origin must answer a refresh in the background, 1 minute.
+pub const REFRESH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The default time within which a content must be complete in order to be stored, 10 minutes.
 pub const MAX_FILL_TIME: Duration = Duration::from_secs(600);
@@ -40,6 +43,9 @@ pub const STALE_IF_UNREACHABLE: Duration = Duration::from_secs(300);
 
 /// A condition on requests.
 pub(super) type Predicate = dyn Fn(&Request<Body>) -> bool + Send + Sync;
+
+/// A condition on the heads of requests.
+pub(super) type PartsPredicate = dyn Fn(&request::Parts) -> bool + Send + Sync;
 
 /// Wraps a service in [`Cache`]. All services that a layer and its clones wrap share one store.
 #[derive(Clone, Debug)]
@@ -59,6 +65,7 @@ pub(super) struct Options {
     pub(super) max_refreshes: usize,
     pub(super) fill_timeout: Duration,
     pub(super) max_fill_time: Duration,
+    pub(super) refresh_timeout: Duration,
     pub(super) hit_for_miss: Duration,
     pub(super) stale_if_unreachable: Duration,
     pub(super) early_refresh: f64,
@@ -67,6 +74,7 @@ pub(super) struct Options {
     pub(super) no_vary_search: bool,
     pub(super) early_hints: bool,
     pub(super) collapses: bool,
+    pub(super) collapse_if: Option<Arc<PartsPredicate>>,
     pub(super) bypass_if: Option<Arc<Predicate>>,
     pub(super) stale_while: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
 }
@@ -114,6 +122,7 @@ impl Default for Options {
             max_refreshes: MAX_REFRESHES,
             fill_timeout: FILL_TIMEOUT,
             max_fill_time: MAX_FILL_TIME,
+            refresh_timeout: REFRESH_TIMEOUT,
             hit_for_miss: HIT_FOR_MISS,
             stale_if_unreachable: STALE_IF_UNREACHABLE,
             early_refresh: 1.0,
@@ -122,6 +131,7 @@ impl Default for Options {
             no_vary_search: false,
             early_hints: false,
             collapses: true,
+            collapse_if: None,
             bypass_if: None,
             stale_while: None,
         }

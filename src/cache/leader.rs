@@ -153,13 +153,20 @@ impl Lead {
         Ok(self.received(shared, now, cx, response))
     }
 
-    /// Returns the leader; `None` if the response must not be stored.
-    fn leader(&mut self, shared: &Shared) -> Option<Leader> {
-        match self.entry.take()? {
+    /// Returns the leader of a response with this freshness; `None` if the response must not be stored.
+    fn leader(&mut self, shared: &Shared, freshness: &Freshness, now: Duration) -> Option<Leader> {
+        let entry = self.entry.take()?;
+        if !freshness.is_shareable() {
+            // The requests that wait for it are forwarded, and later ones do not wait.
+            shared.set_hit_for_miss(&self.key, now);
+        }
+        match entry {
             Entry::Leader(leader) => Some(leader),
             Entry::Late(invalidations) => {
-                // From now on, requests may wait for each other.
-                shared.clear_hit_for_miss(&self.key);
+                if freshness.is_shareable() {
+                    // From now on, requests may wait for each other.
+                    shared.clear_hit_for_miss(&self.key);
+                }
                 shared.flights.lead_late(&self.key, invalidations, &shared.options)
             }
         }
@@ -228,7 +235,8 @@ impl Lead {
                 return response;
             }
         };
-        let leader = self.leader(shared);
+        shared.known_vary.set(&self.key, &head.vary);
+        let leader = self.leader(shared, &head.freshness, now);
         let context = self.context(now);
         let Some(leader) = leader else {
             shared.counters.uncollapsed.add();
@@ -295,17 +303,37 @@ impl Lead {
 
     /// Notes that a response is not stored.
     fn refuse(&self, shared: &Shared, now: Duration, status: StatusCode, reason: Refusal) {
+        if reason == Refusal::OfRequest {
+            return;
+        }
         // After a failure of the origin, waiting requests are forwarded one after another.
-        if reason == Refusal::OfResponse && !status.is_server_error() {
+        if !is_transient(status) {
             shared.set_hit_for_miss(&self.key, now);
         }
-        // The response shows that the stored one is outdated.
-        if !status.is_server_error()
-            && let Some(stale) = &self.stale
-        {
+        // The stored response is outdated. With credentials, the response may be that of their owner alone.
+        let is_outdated =
+            concerns_resource(status) && !self.fields.has(RequestFields::AUTHORIZATION);
+        if is_outdated && let Some(stale) = &self.stale {
             shared.flights.write(|| shared.store.remove(&self.key, stale));
         }
     }
+}
+
+/// Returns whether a status is a failure of the origin, or a refusal that does not last.
+fn is_transient(status: StatusCode) -> bool {
+    let is_refused_for_now = matches!(
+        status,
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
+    );
+    status.is_server_error() || is_refused_for_now
+}
+
+/// Returns whether a response with this status describes the present state of the resource. Other errors of clients depend on
+/// the client or its request: any client could remove stored responses by them.
+fn concerns_resource(status: StatusCode) -> bool {
+    status.is_success()
+        || (status.is_redirection() && status != StatusCode::NOT_MODIFIED)
+        || matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
 }
 
 /// The reason why a response is not stored.

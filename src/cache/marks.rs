@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+pub(super) use self::recorded::RemovalsSynced;
 use super::{
     disk::Journal,
     key::Key,
@@ -203,7 +204,7 @@ impl Marks {
     }
 
     /// Removes the marks up to a revision, after a sweep; from the journal only if the disk has not failed.
-    pub(super) fn forget(&self, up_to: u64, is_settled: bool) {
+    pub(super) fn forget(&self, up_to: u64, is_settled: bool, _: &RemovalsSynced) {
         let mut set = self.write();
         set.swept = set.swept.max(up_to);
         self.forget_swept(&mut set);
@@ -218,7 +219,7 @@ impl Marks {
     }
 
     /// Ends [`hold`](Self::hold).
-    pub(super) fn release(&self) {
+    pub(super) fn release(&self, _: &RemovalsSynced) {
         let mut set = self.write();
         set.is_held = false;
         self.forget_swept(&mut set);

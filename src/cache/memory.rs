@@ -12,6 +12,7 @@ use super::{
     object::{Object, Variants},
     store::{Changes, Found, Judge, Lookup, Purge, Store},
 };
+use crate::semantics::cache::Vary;
 
 /// The default capacity of the memory store, 64 MiB.
 pub const CAPACITY: u64 = 64 << 20;
@@ -28,11 +29,19 @@ const TYPICAL_OBJECT: u64 = 8 << 10;
 /// The maximum number of shards, 8. Each has its own lock and part of the capacity.
 const SHARDS: u64 = 8;
 
+/// Returns the maximum weight of a key in a store with this number of shards: 90 % of a shard. `quick_cache` reserves 97 % for
+/// frequently used keys, and keeps none that exceeds that.
+pub(super) fn max_key_weight(capacity: u64, shards: u64) -> u64 {
+    capacity / shards / 10 * 9
+}
+
 /// A store in memory. S3-FIFO evicts rarely used objects.
 pub(super) struct MemoryStore {
     objects: sync::Cache<Key, Entry, ByBytes, KeyHasher>,
     max_object: u64,
     max_variants: usize,
+    /// The maximum weight of a key: that of a shard that is kept for frequently used ones. A key with more is not stored.
+    max_weight: u64,
     clock: Clock,
 }
 
@@ -78,7 +87,8 @@ impl MemoryStore {
             KeyHasher::default(),
             sync::DefaultLifecycle::default(),
         );
-        Self { objects, max_object, max_variants, clock }
+        let max_weight = max_key_weight(capacity, shards);
+        Self { objects, max_object, max_variants, max_weight, clock }
     }
 }
 
@@ -94,6 +104,21 @@ impl MemoryStore {
 }
 
 impl MemoryStore {
+    /// Returns the object with this id, as a use of its key.
+    pub(super) fn find(&self, key: &Key, id: u64) -> Option<Arc<Object>> {
+        let entry = self.objects.get(key)?;
+        entry.variants.iter().find(|object| object.id == id).cloned()
+    }
+
+    /// Removes older objects that a request may select instead of this one, which is not in memory.
+    pub(super) fn remove_older(&self, key: &Key, vary: &Vary, revision: u64) {
+        let is_older =
+            |object: &Arc<Object>| object.revision < revision && object.may_overlap(vary);
+        if self.objects.peek(key).is_some_and(|entry| entry.variants.iter().any(is_older)) {
+            self.update(key, |object| (!is_older(object)).then(|| object.clone()));
+        }
+    }
+
     /// Removes objects with these ids whose content is in a file.
     pub(super) fn close_files(&self, key: &Key, ids: &[u64]) {
         let is_closed = |object: &Arc<Object>| object.content.is_file() && ids.contains(&object.id);
@@ -113,7 +138,10 @@ impl Store for MemoryStore {
 
     fn insert(&self, key: &Key, object: &Arc<Object>) {
         let variants = match self.objects.peek(key) {
-            Some(entry) => entry.variants.with(object, self.max_variants),
+            Some(entry) => {
+                let max_memory = self.max_weight.saturating_sub(key.as_str().len() as u64);
+                entry.variants.with(object, self.max_variants, max_memory)
+            }
             None => Variants::One(object.clone()),
         };
         self.objects.insert(key.clone(), Entry::new(key, variants));

@@ -1,6 +1,6 @@
 //! `Object`: a stored response. `Variants`: the stored responses of one key.
 
-use std::{sync::Arc, time::Duration};
+use std::{cmp::Reverse, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -74,6 +74,11 @@ impl Content {
         Self::Memory(Bytes::from_owner(Leased { content, lease }))
     }
 
+    /// Returns a content in memory, with its lease.
+    pub(super) fn leased(content: Vec<u8>, lease: Lease) -> Self {
+        Self::Memory(Bytes::from_owner(Leased { content, lease: Some(lease) }))
+    }
+
     pub(super) fn is_file(&self) -> bool {
         matches!(self, Self::File(_))
     }
@@ -122,9 +127,21 @@ impl Object {
         is_selected
     }
 
+    /// Returns whether the response may answer a request that has waited for it. See
+    /// [`Head::answers_waiting`](super::fill::Head::answers_waiting).
+    pub(super) fn answers_waiting(&self, request: &HeaderMap) -> bool {
+        self.freshness.is_shareable() && self.matches(request)
+    }
+
     /// Returns whether `other` is of the same variant, and would therefore replace this object.
     pub(super) fn is_same_variant(&self, other: &Self) -> bool {
         self.vary == other.vary && self.vary_key == other.vary_key
+    }
+
+    /// Returns whether a request may select both this object and the other one, so that the newer one is used: they have
+    /// different `Vary` fields.
+    pub(super) fn may_overlap(&self, vary: &Vary) -> bool {
+        self.vary != *vary
     }
 
     /// Returns whether this object is `other`: it was neither replaced nor updated.
@@ -181,12 +198,13 @@ pub(super) enum Variants {
 
 impl Variants {
     /// Returns `None` if there are no objects.
-    fn new(objects: &[Arc<Object>]) -> Option<Self> {
-        match objects {
-            [] => None,
-            [one] => Some(Self::One(one.clone())),
-            several => Some(Self::Several(several.into())),
+    fn new(mut objects: Vec<Arc<Object>>) -> Option<Self> {
+        if objects.len() > 1 {
+            // An older one may have been read from disk after a newer one. The sort is stable.
+            objects.sort_by_key(|object| Reverse(object.revision));
+            return Some(Self::Several(objects.into()));
         }
+        objects.pop().map(Self::One)
     }
 
     fn as_slice(&self) -> &[Arc<Object>] {
@@ -204,11 +222,19 @@ impl Variants {
         }
     }
 
-    /// Returns these variants with `object`, which replaces its own variant. Beyond `max`, the oldest one is dropped.
-    pub(super) fn with(&self, object: &Arc<Object>, max: usize) -> Self {
+    /// Returns these variants with `object`, which replaces its own variant. Beyond `max`, and beyond `max_memory` bytes, the
+    /// oldest ones are dropped.
+    pub(super) fn with(&self, object: &Arc<Object>, max: usize, max_memory: u64) -> Self {
         let others = self.iter().filter(|known| !known.is_same_variant(object));
-        let objects: Vec<_> = std::iter::once(object).chain(others).take(max).cloned().collect();
-        Self::new(&objects).unwrap_or_else(|| Self::One(object.clone()))
+        let variants = Self::new(std::iter::once(object).chain(others).cloned().collect());
+        let mut left = max_memory;
+        let fits = |object: &&Arc<Object>| {
+            let rest = left.checked_sub(object.memory());
+            left = rest.unwrap_or_default();
+            rest.is_some()
+        };
+        let kept = variants.iter().flat_map(Self::iter).take(max).take_while(fits).cloned();
+        Self::new(kept.collect()).unwrap_or_else(|| Self::One(object.clone()))
     }
 
     /// Returns the variants that `f` keeps or replaces; `None` if none is left.
@@ -216,7 +242,7 @@ impl Variants {
         &self,
         f: impl FnMut(&Arc<Object>) -> Option<Arc<Object>>,
     ) -> Option<Self> {
-        Self::new(&self.iter().filter_map(f).collect::<Vec<_>>())
+        Self::new(self.iter().filter_map(f).collect())
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Object>> {

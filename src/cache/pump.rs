@@ -50,7 +50,7 @@ pub(super) fn store(
         let is_stored = store_object(shared, leader, &object);
         return (respond::of_object_with(context, &object, parts.headers), is_stored);
     }
-    let fill = Fill::new(head);
+    let fill = Fill::new(head, context.now);
     // Created before the content is added, so that this reader gets it from the first byte.
     let answer = respond::of_fill(context, &fill, parts.headers);
     leader.open(fill.clone());
@@ -233,7 +233,7 @@ impl Pump {
 
     fn push(&mut self, piece: Bytes) {
         let len = self.fill.len() + piece.len() as u64;
-        self.fill.push(piece);
+        self.fill.push(piece, self.shared.clock.now());
         if self.leader.is_none() {
             return;
         }
@@ -259,9 +259,8 @@ impl Pump {
             self.shared.set_hit_for_miss(leader.key(), self.shared.clock.now());
             leader.release();
         }
-        self.lease = None;
         self.spool = None;
-        self.fill.stop_storing();
+        self.fill.stop_storing(self.lease.take());
     }
 
     /// Returns whether the origin failed, or the content is not as long as announced. `end` is the end of the body, if it was
@@ -295,6 +294,9 @@ impl Pump {
 
 impl Drop for Pump {
     fn drop(&mut self) {
+        if self.lease.is_some() {
+            self.fill.stop_storing(self.lease.take());
+        }
         // Has no effect if the content has ended.
         self.fill.end(Err(()));
     }

@@ -43,6 +43,7 @@ pub const MIN_TOKEN: usize = 16;
 /// | query | invalidates |
 /// |---|---|
 /// | `?url=https://example.com/news` | all variants of a URL |
+/// | `?key=https://example.com/news` | the same, by the text of its [key](super::Key::as_str) |
 /// | `?prefix=https://example.com/news/` | all URLs with this prefix |
 /// | `?group=front-page` | all responses of a [group](CacheHandle::invalidate) |
 /// | `?all` | everything |
@@ -124,7 +125,7 @@ impl<B: HttpBody> Service<Request<B>> for PurgeService {
         // At once, so that it is done if this future is dropped.
         let _ = command.as_ref().map(|command| command.apply(&self.cache));
         let fan_out = self.fan_out.clone();
-        let (cache, format) = (self.cache.clone(), Format::of(request.headers()));
+        let (cache, format) = (self.cache.clone(), Format::of(request.method(), request.headers()));
         Box::pin(async move {
             let published = match (&fan_out, command) {
                 (Some(fan_out), Ok(command)) => match fan_out.publish(command.encode()).await {

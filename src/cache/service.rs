@@ -21,6 +21,7 @@ use super::{
     request_fields::RequestFields,
     respond,
     shared::Shared,
+    spelling,
     store::{Found, Lookup},
 };
 use crate::{
@@ -112,11 +113,13 @@ where
         }
         Decision::Refresh(response, stale, reason) => {
             (fetch.stale, fetch.reason) = (Some(stale), reason);
+            spelling::apply(&fetch.key, &mut fetch.parts);
             fetch::refresh(shared, inner, fetch);
             ResponseFuture::ready(response)
         }
         Decision::Forward(stale, reason) => {
             (fetch.stale, fetch.reason) = (stale, reason);
+            spelling::apply(&fetch.key, &mut fetch.parts);
             fetch::fetch(shared, inner, fetch)
         }
     }
@@ -213,7 +216,7 @@ pub(super) fn hit_status(object: &Object, age: Duration) -> CacheStatus {
 /// Returns the 504 that `only-if-cached` requires (RFC 9111 section 5.2.1.7). Without `Cache-Status`, which is for
 /// responses of the origin and those that are based on a stored one (RFC 9211 section 2).
 fn not_cached(request: &HeaderMap) -> Response {
-    problem::response(StatusCode::GATEWAY_TIMEOUT, None, Format::of(request))
+    problem::response(StatusCode::GATEWAY_TIMEOUT, None, Format::of(&Method::GET, request))
 }
 
 /// The future of [`Cache`].

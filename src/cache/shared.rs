@@ -19,6 +19,7 @@ use tokio::{runtime::Handle, sync::watch};
 use super::{
     aliases::Aliases,
     clock::Clock,
+    deletions::Deletions,
     flight::Flights,
     key::{Key, KeyHasher},
     layer::Options,
@@ -26,6 +27,7 @@ use super::{
     request_fields::RequestFields,
     stats::Counters,
     store::{Found, Lookup, Store},
+    variant::KnownVary,
 };
 use crate::{
     Budget,
@@ -49,8 +51,9 @@ pub(super) struct Shared {
     /// Whether a sweep is in progress.
     pub(super) sweeps: watch::Sender<bool>,
     /// The keys that were deleted and whose files are not removed yet.
-    pub(super) deletions: watch::Sender<usize>,
+    pub(super) deletions: Deletions,
     pub(super) aliases: Aliases,
+    pub(super) known_vary: KnownVary,
     pub(super) counters: Counters,
     pub(super) tasks: Drain,
     /// Keys with responses that cannot be shared, each with the time until which requests do not wait for each other.
@@ -78,8 +81,9 @@ impl Shared {
             flights: Arc::default(),
             marks,
             sweeps: watch::Sender::default(),
-            deletions: watch::Sender::default(),
+            deletions: Deletions::default(),
             aliases: Aliases::new(),
+            known_vary: KnownVary::new(),
             counters: Counters::default(),
             tasks: Drain::new(),
             hit_for_miss: sync::Cache::with(

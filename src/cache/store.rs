@@ -4,7 +4,12 @@ use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use http::HeaderMap;
 
-use super::{disk::Spool, key::Key, marks::Verdict, object::Object};
+use super::{
+    disk::{Spool, Unsynced},
+    key::Key,
+    marks::{RemovalsSynced, Verdict},
+    object::Object,
+};
 use crate::semantics::cache::Freshness;
 
 /// Returns the verdict on an object, given its key, its groups and its revision.
@@ -26,7 +31,7 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     fn remove(&self, key: &Key, object: &Object);
 
     /// Removes all variants of a key, or makes them stale. Returns the changes for
-    /// [`apply_to_disk`](Self::apply_to_disk); `None` if the disk has no object of this key.
+    /// [`apply_to_disk`](Self::apply_to_disk); `None` if no object of this key is on disk.
     fn invalidate(&self, key: &Key, purge: Purge) -> Option<Changes>;
 
     /// Calls `selected` for each key with an object that `judge` does not keep. Takes no lock: objects that are stored
@@ -41,6 +46,17 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     fn apply_to_disk(&self, key: &Key, changes: Changes) -> bool {
         let _ = (key, changes);
         true
+    }
+
+    /// Removes the files of objects that are no longer stored. Blocks, and is called without a lock. Returns whether the disk has
+    /// not failed, and the removals for [`end_removals`](Self::end_removals).
+    fn finish_removals(&self) -> (bool, Unsynced) {
+        (true, Unsynced::default())
+    }
+
+    /// Ends removals after their synchronization to the disk, or its failure.
+    fn end_removals(&self, removals: Unsynced, synced: &RemovalsSynced) {
+        let _ = (removals, synced);
     }
 
     /// Returns the number of keys and the bytes that are stored.
@@ -123,7 +139,8 @@ pub enum Purge {
     /// They are removed.
     #[default]
     Hard,
-    /// They become stale: they are validated before their next use. Where a stale response may be used, for example
-    /// while the origin fails, they still are.
+    /// They become stale: they are validated before their next use. Where a stale response may be used, they still are:
+    /// while the origin fails, and once more while a request in the background validates them, with
+    /// [`stale_while_revalidate`](super::CacheBuilder::stale_while_revalidate).
     Soft,
 }

@@ -18,7 +18,7 @@ pub(super) fn invalidate(shared: &Arc<Shared>, scopes: &[Scope<'_>], purge: Purg
     let revisions: Vec<u64> = shared
         .flights
         .invalidate(|key, groups| scopes.iter().any(|scope| scope.selects(key, groups)), change);
-    // Requests do not wait for the file.
+    // Other requests do not wait for the file, since no lock is held.
     for (scope, revision) in scopes.iter().zip(revisions) {
         let (scope, at) = (*scope, shared.clock.now());
         shared.marks.record(&Record { scope, purge, revision, at });
@@ -56,9 +56,11 @@ impl Job for Sweep {
             && let Some(newest) = self.shared.marks.newest()
         {
             self.shared.marks.sync();
-            let is_settled = sweep(&self.shared);
-            self.shared.marks.sync_removals();
-            self.shared.marks.forget(newest, is_settled);
+            let is_swept = sweep(&self.shared);
+            let (is_finished, removals) = self.shared.store.finish_removals();
+            let synced = self.shared.marks.sync_removals();
+            self.shared.store.end_removals(removals, &synced);
+            self.shared.marks.forget(newest, is_swept && is_finished, &synced);
         }
         self.end();
         if !self.watch.is_aborted() {

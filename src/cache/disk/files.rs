@@ -5,19 +5,23 @@
 
 use std::{
     collections::HashSet,
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt, FileExt},
+    },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
+use rustix::{
+    fs::{AtFlags, Dir, FlockOperation, Mode, OFlags},
+    io::{Errno, retry_on_intr},
+};
 
 use super::head::MAX_HEAD;
-
-/// The name of the file whose lock excludes other processes.
-const LOCK: &str = "lock";
 
 /// The name of the file with the boot id of the system, if objects were written with [`Durability::Crash`].
 const BOOT: &str = "boot";
@@ -35,69 +39,147 @@ pub enum Durability {
 }
 
 /// The directory of a store, locked for this process.
+///
+/// All files are opened relative to the directory that was locked, not by its path: another directory of this name, after
+/// the first one was removed or renamed, belongs to another process.
 #[derive(Debug)]
 pub(super) struct Files {
-    root: PathBuf,
+    /// For messages.
+    path: PathBuf,
+    /// Its lock excludes other processes. The kernel releases it when the process ends, however it ends. Open for reading: a
+    /// file that is open for writing prevents a remount as read-only.
+    root: File,
+    /// Locked too: a network file system may lock a directory for one machine alone.
+    _lock: OwnedFd,
     durability: Durability,
-    #[expect(dead_code, reason = "closing the file releases the lock")]
-    lock: File,
+    /// Whether a synchronization has failed. Locked during each.
+    has_lost_writes: Mutex<bool>,
+    /// Errors that tests inject.
+    #[cfg(test)]
+    pub(super) faults: Faults,
+}
+
+/// Errors that tests inject.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    pub(super) open: Fault,
+    pub(super) sync: Fault,
+}
+
+/// The error of an operation.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(super) struct Fault {
+    /// The number of the error (`errno`); 0 for none.
+    pub(super) errno: std::sync::atomic::AtomicI32,
+    /// How often it was returned.
+    pub(super) count: std::sync::atomic::AtomicUsize,
+}
+
+#[cfg(test)]
+impl Fault {
+    fn check(&self) -> io::Result<()> {
+        use std::sync::atomic::Ordering::Relaxed;
+        let errno = self.errno.load(Relaxed);
+        if errno == 0 {
+            return Ok(());
+        }
+        self.count.fetch_add(1, Relaxed);
+        Err(io::Error::from_raw_os_error(errno))
+    }
 }
 
 impl Files {
     /// Opens the directory, and creates it if it is missing.
-    pub(super) fn open(root: &Path, durability: Durability) -> io::Result<Self> {
+    pub(super) fn open(path: &Path, durability: Durability) -> io::Result<Self> {
         let context = |error: io::Error, what: &str| {
-            io::Error::new(error.kind(), format!("{what} {}: {error}", root.display()))
+            io::Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
         };
-        let create = || fs::DirBuilder::new().recursive(true).mode(0o700).create(root);
+        let create = || fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
         create().map_err(|e| context(e, "cannot create the cache directory"))?;
-        let path = root.join(LOCK);
-        let exists = path.exists();
-        let create =
-            || OpenOptions::new().write(true).create(true).mode(0o600).truncate(false).open(&path);
-        if !exists {
-            create().map_err(|e| context(e, "cannot write to the cache directory"))?;
-        }
-        // Opened for reading: a file that is open for writing prevents a remount as read-only.
-        let lock = File::open(&path).map_err(|e| context(e, "cannot read the cache directory"))?;
-        // The kernel releases the lock when the process ends, however it ends.
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
-            |error| match error {
-                rustix::io::Errno::WOULDBLOCK => {
-                    let message = "another process or layer uses the cache directory";
-                    let advice = "each needs a directory of its own";
-                    let text = format!("{message} {}: {advice}", root.display());
-                    io::Error::new(io::ErrorKind::ResourceBusy, text)
-                }
-                // For example a network file system without locks.
-                error => context(error.into(), "cannot lock the cache directory"),
-            },
-        )?;
-        for i in 0..=u8::MAX {
-            match fs::DirBuilder::new().mode(0o700).create(root.join(format!("{i:02x}"))) {
-                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(context(e, "cannot create a directory in"));
-                }
-                Ok(()) | Err(_) => {}
+        let root = File::open(path).map_err(|e| context(e, "cannot read the cache directory"))?;
+        let cannot_lock = |error| match error {
+            Errno::WOULDBLOCK => {
+                let message = "another process or layer uses the cache directory";
+                let advice = "each needs a directory of its own";
+                let text = format!("{message} {}: {advice}", path.display());
+                io::Error::new(io::ErrorKind::ResourceBusy, text)
             }
+            // For example a network file system without locks.
+            error => context(error.into(), "cannot lock the cache directory"),
+        };
+        let exclusive = FlockOperation::NonBlockingLockExclusive;
+        rustix::fs::flock(&root, exclusive).map_err(cannot_lock)?;
+        let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let lock = rustix::fs::openat(&root, "lock", flags, mode).map_err(cannot_lock)?;
+        rustix::fs::flock(&lock, exclusive).map_err(cannot_lock)?;
+        let files = Self {
+            path: path.to_owned(),
+            root,
+            _lock: lock,
+            durability,
+            has_lost_writes: Mutex::default(),
+            #[cfg(test)]
+            faults: Faults::default(),
+        };
+        for dir in 0..=u8::MAX {
+            files.create_dir(dir).map_err(|e| context(e, "cannot create a directory in"))?;
         }
-        let files = Self { root: root.to_owned(), durability, lock };
         files.check_boot().map_err(|e| context(e, "cannot write to the cache directory"))?;
         Ok(files)
     }
 
+    /// Creates one of the 256 subdirectories, unless it exists.
+    fn create_dir(&self, dir: u8) -> io::Result<()> {
+        match rustix::fs::mkdirat(&self.root, format!("{dir:02x}"), Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Opens a file in the directory. A symbolic link in its place is not followed.
+    pub(super) fn open_file(&self, name: &str, flags: OFlags) -> io::Result<File> {
+        #[cfg(test)]
+        self.faults.open.check()?;
+        let (flags, mode) = (flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::RUSR | Mode::WUSR);
+        let file = retry_on_intr(|| rustix::fs::openat(&self.root, name, flags, mode))?;
+        Ok(file.into())
+    }
+
+    /// Reads a file in the directory.
+    pub(super) fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.open_file(name, OFlags::RDONLY)?.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Renames a file in the directory.
+    pub(super) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&self.root, from, &self.root, to)?)
+    }
+
+    /// Removes a file in the directory.
+    fn unlink(&self, name: &str) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(&self.root, name, AtFlags::empty())?)
+    }
+
     /// Removes all objects if they were written with [`Durability::Crash`] before the last start of the system.
     fn check_boot(&self) -> io::Result<()> {
-        let path = self.root.join(BOOT);
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let written_in = fs::read_to_string(&path).ok();
+        let boot = boot.into_bytes();
+        let written_in = match self.read(BOOT) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            written_in => Some(written_in?),
+        };
         if written_in.as_ref().is_some_and(|written_in| *written_in != boot || boot.is_empty()) {
             self.empty()?;
         }
         match (self.durability, written_in) {
             (Durability::PowerLoss, None) => Ok(()),
-            (Durability::PowerLoss, Some(_)) => fs::remove_file(path),
-            (Durability::Crash, _) => fs::write(path, boot),
+            (Durability::PowerLoss, Some(_)) => self.unlink(BOOT),
+            (Durability::Crash, _) => self.create(BOOT, OFlags::TRUNC)?.write_all(&boot),
         }
     }
 
@@ -106,13 +188,9 @@ impl Files {
         (0..=u8::MAX).try_for_each(|dir| self.scan(dir, || false, |_| false, |_| false))
     }
 
-    fn path(&self, id: u64, extension: &str) -> PathBuf {
-        self.root.join(format!("{:02x}/{id:016x}.{extension}", id % 256))
-    }
-
     /// Writes the content of an object.
     pub(super) fn write_content(&self, id: u64, content: &[u8]) -> io::Result<()> {
-        let file = self.create(&self.path(id, "content"), true)?;
+        let file = self.create_in_dir(id, "content", OFlags::EXCL)?;
         self.finish(file, content)
     }
 
@@ -126,7 +204,7 @@ impl Files {
     ) -> io::Result<Arc<File>> {
         let file = match file {
             Some(file) => file,
-            None => Arc::new(self.create(&self.path(id, "content"), true)?),
+            None => Arc::new(self.create_in_dir(id, "content", OFlags::EXCL)?),
         };
         let mut at = at;
         for piece in pieces {
@@ -144,31 +222,73 @@ impl Files {
         }
     }
 
+    /// Returns whether objects and invalidations must survive power loss.
+    pub(super) fn survives_power_loss(&self) -> bool {
+        self.durability == Durability::PowerLoss
+    }
+
+    /// Waits until removals of files are on disk.
+    ///
+    /// # Errors
+    /// If the file system cannot write them, and always after that: the kernel reports an error once, to one of the callers, and
+    /// does not repeat the write.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        let mut has_lost_writes =
+            self.has_lost_writes.lock().unwrap_or_else(PoisonError::into_inner);
+        if *has_lost_writes {
+            return Err(io::Error::other("an earlier synchronization has failed"));
+        }
+        let result = self.sync_once();
+        if let Err(error) = &result {
+            *has_lost_writes = true;
+            let path = self.path.display();
+            tracing::error!(%error, "cannot synchronize the cache directory {path}: invalidations are kept in its journal, for the next start");
+        }
+        result
+    }
+
+    /// Lets synchronizations hang until the guard is dropped.
+    #[cfg(test)]
+    pub(super) fn hang(&self) -> std::sync::MutexGuard<'_, bool> {
+        self.has_lost_writes.lock().unwrap()
+    }
+
+    fn sync_once(&self) -> io::Result<()> {
+        #[cfg(test)]
+        self.faults.sync.check()?;
+        Ok(rustix::fs::syncfs(&self.root)?)
+    }
+
     /// Writes a head to a temporary name.
     pub(super) fn write_head(&self, id: u64, head: &[u8]) -> io::Result<()> {
         // Not synchronized: the checksum reveals a head that power loss has torn.
-        self.create(&self.path(id, "new"), false)?.write_all(head)
+        self.create_in_dir(id, "new", OFlags::TRUNC)?.write_all(head)
     }
 
     /// Removes a head that was written and not committed.
     pub(super) fn discard_head(&self, id: u64) {
-        let _ = fs::remove_file(self.path(id, "new"));
+        let _ = self.unlink(&name(id, "new"));
     }
 
     /// Renames the written head to its final name, which stores the object.
     pub(super) fn commit(&self, id: u64) -> io::Result<()> {
-        fs::rename(self.path(id, "new"), self.path(id, "head"))
+        self.rename(&name(id, "new"), &name(id, "head"))
     }
 
-    fn create(&self, path: &Path, is_new: bool) -> io::Result<File> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).mode(0o600).custom_flags(nofollow());
-        if is_new {
-            options.create_new(true)
-        } else {
-            options.create(true).truncate(true)
-        };
-        options.open(path)
+    fn create(&self, name: &str, flags: OFlags) -> io::Result<File> {
+        self.open_file(name, flags | OFlags::CREATE | OFlags::RDWR)
+    }
+
+    /// Creates a file of an object, and its subdirectory if a cleaner of old files has removed that.
+    fn create_in_dir(&self, id: u64, extension: &str, flags: OFlags) -> io::Result<File> {
+        let name = name(id, extension);
+        match self.create(&name, flags) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.create_dir(dir_of(id))?;
+                self.create(&name, flags)
+            }
+            result => result,
+        }
     }
 
     fn finish(&self, mut file: File, bytes: &[u8]) -> io::Result<()> {
@@ -178,7 +298,7 @@ impl Files {
 
     /// Removes an object, the head first. Returns whether the head is removed, so that the object does not come back.
     pub(super) fn remove(&self, id: u64) -> bool {
-        let is_removed = |extension| match fs::remove_file(self.path(id, extension)) {
+        let is_removed = |extension| match self.unlink(&name(id, extension)) {
             Ok(()) => true,
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         };
@@ -190,7 +310,7 @@ impl Files {
     /// Reads a head.
     pub(super) fn read_head(&self, id: u64) -> io::Result<Vec<u8>> {
         let mut head = Vec::new();
-        let file = File::open(self.path(id, "head"))?;
+        let file = self.open_file(&name(id, "head"), OFlags::RDONLY)?;
         file.take(MAX_HEAD as u64 + 1).read_to_end(&mut head)?;
         Ok(head)
     }
@@ -200,7 +320,7 @@ impl Files {
     /// # Errors
     /// If it does not have this length.
     pub(super) fn open_content(&self, id: u64, len: u64) -> io::Result<File> {
-        let file = File::open(self.path(id, "content"))?;
+        let file = self.open_file(&name(id, "content"), OFlags::RDONLY)?;
         if file.metadata()?.len() == len {
             Ok(file)
         } else {
@@ -210,7 +330,15 @@ impl Files {
 
     /// Returns whether the content of an object has this length.
     pub(super) fn has_content(&self, id: u64, len: u64) -> bool {
-        fs::metadata(self.path(id, "content")).is_ok_and(|m| m.is_file() && m.len() == len)
+        let stat = rustix::fs::statat(&self.root, name(id, "content"), AtFlags::SYMLINK_NOFOLLOW);
+        stat.is_ok_and(|stat| {
+            let is_file = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file();
+            is_file && u64::try_from(stat.st_size).is_ok_and(|size| size == len)
+        })
+    }
+
+    fn exists(&self, name: &str) -> bool {
+        rustix::fs::statat(&self.root, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
     /// Calls `add` with the id of each object in one of the 256 subdirectories. Removes the files of an object for which
@@ -226,17 +354,23 @@ impl Files {
         add: impl Fn(u64) -> bool,
         is_being_written: impl Fn(u64) -> bool,
     ) -> io::Result<()> {
-        let dir = self.root.join(format!("{dir:02x}"));
+        let dir = format!("{dir:02x}");
         let mut others = Vec::new();
         let (mut kept, mut result) = (HashSet::new(), Ok(()));
-        for entry in fs::read_dir(&dir)? {
+        for entry in Dir::new(self.open_file(&dir, OFlags::RDONLY | OFlags::DIRECTORY)?)? {
             if is_closed() {
                 return Ok(());
             }
-            let path = entry?.path();
-            match self.id_of(&path, "head") {
+            let entry = entry?;
+            // Names that are not UTF-8 are none of this store's.
+            let Ok(file) = entry.file_name().to_str() else { continue };
+            if matches!(file, "." | "..") {
+                continue;
+            }
+            let path = format!("{dir}/{file}");
+            match id_of(&path, "head") {
                 Some(id) if add(id) => drop(kept.insert(id)),
-                Some(_) => match fs::remove_file(path) {
+                Some(_) => match self.unlink(&path) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => result = Err(error),
                     Ok(()) | Err(_) => {}
                 },
@@ -244,25 +378,38 @@ impl Files {
             }
         }
         for path in others {
-            let id = self.id_of(&path, "content").or_else(|| self.id_of(&path, "new"));
+            let id = id_of(&path, "content").or_else(|| id_of(&path, "new"));
             // An object may have been committed since the directory was read.
             let is_needed =
-                |id| kept.contains(&id) || is_being_written(id) || self.path(id, "head").exists();
+                |id| kept.contains(&id) || is_being_written(id) || self.exists(&name(id, "head"));
             if !id.is_some_and(is_needed) {
-                let _ = fs::remove_file(path);
+                let _ = self.unlink(&path);
             }
         }
         result
     }
-
-    /// Returns the id in the path of a file with this extension.
-    fn id_of(&self, path: &Path, extension: &str) -> Option<u64> {
-        let stem = path.file_stem()?.to_str()?;
-        u64::from_str_radix(stem, 16).ok().filter(|id| self.path(*id, extension) == path)
-    }
 }
 
-/// `O_NOFOLLOW`, so that a symbolic link in place of a file is not followed.
-fn nofollow() -> i32 {
-    i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0)
+/// Returns whether an error is due to the load of the system, and says nothing about the file: it has no more file
+/// descriptors or memory.
+pub(super) fn is_transient(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
+}
+
+/// Returns the number of the subdirectory of an object.
+fn dir_of(id: u64) -> u8 {
+    id.to_le_bytes()[0]
+}
+
+/// Returns the name of a file of an object, relative to the directory.
+fn name(id: u64, extension: &str) -> String {
+    format!("{:02x}/{id:016x}.{extension}", dir_of(id))
+}
+
+/// Returns the id in the name of a file with this extension.
+fn id_of(path: &str, extension: &str) -> Option<u64> {
+    let (_, file) = path.split_once('/')?;
+    let id = u64::from_str_radix(file.split_once('.')?.0, 16).ok()?;
+    (name(id, extension) == path).then_some(id)
 }

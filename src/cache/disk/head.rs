@@ -97,7 +97,8 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(Key, Object, u64)> {
         freshness: Freshness::from_words(words),
         vary: Vary::Fields(vary.into()),
         vary_key,
-        groups: Arc::from(groups),
+        // All objects without groups share one list.
+        groups: if groups.is_empty() { Arc::default() } else { groups.into() },
         cost,
         content: Content::Memory(Bytes::new()),
         hit_fields: HitFields::default(),

@@ -1,6 +1,6 @@
-//! `Index`: the objects that are on disk. Removes the files of entries that it evicts.
+//! `Index`: the objects that are on disk. The files of entries that it evicts are removed.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
 use http::HeaderMap;
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter, sync};
@@ -9,13 +9,12 @@ use super::{
     super::{
         key::{Key, KeyHasher},
         marks::Verdict,
-        memory::MemoryStore,
+        memory::{MemoryStore, max_key_weight},
         object::Object,
-        pool,
         store::{Changes, Judge},
     },
     DiskBounds,
-    files::Files,
+    removals::Removals,
 };
 use crate::semantics::cache::{Freshness, Vary, VaryKey};
 
@@ -29,7 +28,7 @@ pub(super) struct Meta {
     pub(super) revision: u64,
     pub(super) freshness: Freshness,
     pub(super) groups: Arc<[String]>,
-    vary: Vary,
+    pub(super) vary: Vary,
     vary_key: VaryKey,
     len: u64,
 }
@@ -60,12 +59,16 @@ impl Meta {
     }
 }
 
-type Metas = Arc<Vec<Meta>>;
+/// The objects of a key. A slice, since a `Vec` of one element reserves memory for four.
+type Metas = Arc<[Meta]>;
 
 pub(super) struct Index {
     entries: sync::Cache<Key, Metas, ByBytes, KeyHasher, Collect>,
     max_variants: usize,
-    files: Arc<Files>,
+    weighter: ByBytes,
+    /// The maximum weight of a key. One with more is not stored.
+    max_weight: u64,
+    removals: Arc<Removals>,
     /// Where files of objects are kept open.
     memory: Arc<MemoryStore>,
 }
@@ -75,10 +78,15 @@ struct ByBytes {
     min_weight: u64,
 }
 
+impl ByBytes {
+    fn weight_of(&self, meta: &Meta) -> u64 {
+        ((meta.len.div_ceil(BLOCK) + 1) * BLOCK).max(self.min_weight)
+    }
+}
+
 impl Weighter<Key, Metas> for ByBytes {
     fn weight(&self, _: &Key, metas: &Metas) -> u64 {
-        let blocks = |meta: &Meta| (meta.len.div_ceil(BLOCK) + 1) * BLOCK;
-        metas.iter().map(|meta| blocks(meta).max(self.min_weight)).sum()
+        metas.iter().map(|meta| self.weight_of(meta)).sum()
     }
 }
 
@@ -94,20 +102,12 @@ impl Lifecycle<Key, Metas> for Collect {
     }
 }
 
-/// Removes the files of objects on a blocking thread. If no thread can be started, the next scan removes them.
-pub(super) fn remove_later(files: &Arc<Files>, ids: Vec<u64>) {
-    if !ids.is_empty() {
-        let files = files.clone();
-        pool::run(move || {
-            ids.iter().for_each(|id| {
-                let _ = files.remove(*id);
-            })
-        });
-    }
-}
-
 impl Index {
-    pub(super) fn new(bounds: DiskBounds, files: Arc<Files>, memory: Arc<MemoryStore>) -> Self {
+    pub(super) fn new(
+        bounds: DiskBounds,
+        removals: Arc<Removals>,
+        memory: Arc<MemoryStore>,
+    ) -> Self {
         let DiskBounds { capacity, max_objects, max_object, max_variants, .. } = bounds;
         // Each object weighs at least `capacity / max_objects`, so that there are at most `max_objects`.
         let min_weight = capacity.div_ceil(max_objects.max(1));
@@ -119,13 +119,10 @@ impl Index {
             .shards(usize::try_from(shards).unwrap_or(1))
             .build()
             .expect("capacities are set");
-        let entries = sync::Cache::with_options(
-            options,
-            ByBytes { min_weight },
-            KeyHasher::default(),
-            Collect,
-        );
-        Self { entries, max_variants, files, memory }
+        let (weighter, hasher) = (ByBytes { min_weight }, KeyHasher::default());
+        let entries = sync::Cache::with_options(options, weighter.clone(), hasher, Collect);
+        let max_weight = max_key_weight(capacity, shards);
+        Self { entries, max_variants, weighter, max_weight, removals, memory }
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<Metas> {
@@ -136,36 +133,51 @@ impl Index {
         self.entries.peek(key).is_some_and(|metas| metas.iter().any(|meta| meta.id == id))
     }
 
-    /// Inserts an object. Replaces the object of the same variant.
-    pub(super) fn insert(&self, key: &Key, meta: Meta) {
+    /// Inserts an object. Replaces the object of the same variant. If the key has too many variants, or too many bytes, the
+    /// oldest ones are removed.
+    pub(super) fn insert(&self, key: &Key, meta: &Meta) {
         let known = self.entries.peek(key).unwrap_or_default();
-        let others = known.iter().filter(|other| !other.is_variant_of(&meta)).cloned();
-        let others: Vec<_> = others.take(self.max_variants.saturating_sub(1)).collect();
-        let mut metas = vec![meta];
-        metas.extend(others);
+        let others = known.iter().filter(|other| !other.is_variant_of(meta));
+        let mut metas: Vec<_> = others.cloned().chain([meta.clone()]).collect();
+        // If a request selects several, the newest one is used (RFC 9111 section 4.1). The scan finds them in any order.
+        metas.sort_by_key(|meta| Reverse(meta.revision));
+        metas.truncate(self.max_variants.max(1));
+        let mut weight = metas.iter().map(|meta| self.weighter.weight_of(meta)).sum::<u64>();
+        while weight > self.max_weight
+            && metas.len() > 1
+            && let Some(oldest) = metas.pop()
+        {
+            weight -= self.weighter.weight_of(&oldest);
+        }
+        if !metas.iter().any(|kept| kept.id == meta.id) {
+            self.removals.add(key, &[meta.id]);
+        }
         self.set(key, metas);
     }
 
     /// Sets the entries of a key, and removes the files of all entries that this drops.
     fn set(&self, key: &Key, metas: Vec<Meta>) {
-        let (metas, mut dropped) = (Arc::new(metas), Vec::new());
+        let (metas, mut dropped) = (Metas::from(metas), Vec::new());
         self.entries.insert_with_lifecycle(key.clone(), metas.clone(), &mut dropped);
         let is_too_large = dropped.iter().any(|(_, other)| Arc::ptr_eq(other, &metas));
         let is_kept = |id: u64| !is_too_large && metas.iter().any(|meta| meta.id == id);
-        let mut ids = Vec::new();
         for (key, metas) in &dropped {
-            ids.extend(metas.iter().map(|meta| meta.id).filter(|id| !is_kept(*id)));
+            let ids = metas.iter().map(|meta| meta.id).filter(|id| !is_kept(*id));
+            let ids: Vec<_> = ids.collect();
             // Removed files take space on the disk as long as they are open.
             self.memory.close_files(key, &ids);
+            self.removals.add(key, &ids);
         }
-        remove_later(&self.files, ids);
     }
 
     /// Inserts an object, unless a newer one of the same variant is stored. Returns whether it was inserted.
-    pub(super) fn insert_newest(&self, key: &Key, meta: Meta) -> bool {
+    pub(super) fn insert_newest(&self, key: &Key, meta: &Meta) -> bool {
         let known = self.entries.peek(key).unwrap_or_default();
-        let has_newer = known.iter().any(|other| other.is_variant_of(&meta) && other.id > meta.id);
+        let has_newer = known.iter().any(|other| other.is_variant_of(meta) && other.id > meta.id);
         if !has_newer {
+            if !known.is_empty() {
+                self.memory.remove_older(key, &meta.vary, meta.revision);
+            }
             self.insert(key, meta);
         }
         !has_newer
@@ -189,7 +201,7 @@ impl Index {
     pub(super) fn judge(&self, key: &Key, judge: Judge<'_>) -> Changes {
         let mut changes = Changes::default();
         let Some(metas) = self.entries.peek(key) else { return changes };
-        let mut metas = Vec::clone(&metas);
+        let mut metas = metas.to_vec();
         metas.retain_mut(|meta| {
             let verdict = judge(key, &meta.groups, meta.revision);
             changes.record(meta.id, &mut meta.freshness, verdict)

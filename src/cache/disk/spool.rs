@@ -10,8 +10,11 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    super::{fill::Fill, pool::POOL},
-    Inner, index,
+    super::{
+        fill::Fill,
+        pool::{self, POOL},
+    },
+    Inner,
 };
 
 /// The minimum length of a write, 64 KiB, except for the last one.
@@ -93,11 +96,12 @@ impl Spool {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         if self.writing.is_none() {
-            let pieces = fill.pieces_from(self.written);
-            let len: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+            let len = fill.len() - self.written;
+            // Checked first: the list of many small pieces is long, and this is polled for each of them.
             if len < min_len {
                 return Poll::Pending;
             }
+            let pieces = fill.pieces_from(self.written);
             let (store, id, file, at) =
                 (self.store.clone(), self.id, self.file.clone(), self.written);
             let write = move || {
@@ -130,7 +134,10 @@ impl Drop for Spool {
         // An inserted object has removed the id.
         let is_abandoned = self.store.lock().spools.remove(&self.id);
         if is_abandoned {
-            index::remove_later(&self.store.files, vec![self.id]);
+            let (store, id) = (self.store.clone(), self.id);
+            pool::run(move || {
+                let _ = store.files.remove(id);
+            });
         }
     }
 }

@@ -7,15 +7,24 @@ use http::HeaderMap;
 use super::{
     super::{
         key::Key,
-        marks::Verdict,
+        marks::{RemovalsSynced, Verdict},
         object::Object,
         pool::POOL,
         store::{Changes, Found, Judge, Lookup, Purge, Store},
     },
     DiskStore, Writing,
     index::Meta,
+    removals::Unsynced,
     spool::Spool,
+    write::Write,
 };
+
+/// Submits a write, without the lock of the state: a pool that can start no thread fails the job during the call.
+fn run(write: Option<Box<Write>>) {
+    if let Some(write) = write {
+        POOL.run(write);
+    }
+}
 
 impl Store for DiskStore {
     fn get(&self, key: &Key, request: &HeaderMap) -> Lookup {
@@ -33,12 +42,8 @@ impl Store for DiskStore {
         let Some(meta) = metas.iter().find(|meta| meta.matches(request)).cloned() else {
             return Lookup::Ready(Found { object: None, has_others: true });
         };
-        let (inner, key) = (self.inner.clone(), key.clone());
-        let read = POOL.call(move || inner.read(&key, &meta));
-        Lookup::Pending(Box::pin(async move {
-            let object = read.await.ok().and_then(Result::ok).flatten();
-            Found { object, has_others: true }
-        }))
+        let read = self.inner.read_shared(key, meta);
+        Lookup::Pending(Box::pin(async move { Found { object: read.await, has_others: true } }))
     }
 
     fn insert(&self, key: &Key, object: &Arc<Object>) {
@@ -49,6 +54,7 @@ impl Store for DiskStore {
             inner.memory.insert(key, object);
         } else {
             inner.memory.remove(key, object);
+            inner.memory.remove_older(key, &object.vary, object.revision);
         }
         if let Some(w) = state.writing.iter_mut().find(|w| w.object.id == object.id) {
             // The content is being written already: the new fields are written after it.
@@ -58,18 +64,24 @@ impl Store for DiskStore {
         state.writing.retain(|w| w.key != *key || !w.object.is_same_variant(object));
         if inner.index.has(key, object.id) {
             // The content is on disk already: only the head is written.
-            inner.index.insert(key, Meta::of(object, object.content.len()));
-            inner.write_head(key, object);
+            inner.index.insert(key, &Meta::of(object, object.content.len()));
+            drop(state);
+            inner.update_head(key, object);
             return;
         }
         inner.discard(key, |meta| meta.is_same_variant(object));
-        inner.write(&mut state, key, object);
+        let write = inner.write(&mut state, key, object);
+        drop(state);
+        run(write);
     }
 
     fn replace(&self, key: &Key, old: &Object, new: &Arc<Object>) {
         let inner = &self.inner;
         let mut state = inner.lock();
         inner.memory.replace(key, old, new);
+        if inner.memory.find(key, new.id).is_none() {
+            inner.memory.remove_older(key, &new.vary, new.revision);
+        }
         let mut writes = state.writing.iter_mut().filter(|w| w.key == *key);
         if let Some(w) = writes.find(|w| w.object.is_unchanged(old)) {
             w.object = new.clone();
@@ -77,8 +89,9 @@ impl Store for DiskStore {
         }
         let metas = inner.index.get(key).unwrap_or_default();
         if metas.iter().any(|meta| meta.id == old.id && meta.freshness == old.freshness) {
-            inner.index.insert(key, Meta::of(new, new.content.len()));
-            inner.write_head(key, new);
+            inner.index.insert(key, &Meta::of(new, new.content.len()));
+            drop(state);
+            inner.update_head(key, new);
         }
     }
 
@@ -101,7 +114,11 @@ impl Store for DiskStore {
         let is_scanning = state.changed_keys.is_some();
         drop(state);
         let changes = self.judge(key, &|_, _, _| verdict);
-        (is_scanning || changes.len() > 0).then_some(changes)
+        let inner = &self.inner;
+        // The lock is held while the files of an object that is no longer in the queue of writes may have their final names.
+        let may_come_back =
+            is_scanning || inner.removals.may_come_back(key) || inner.heads.try_lock().is_err();
+        (may_come_back || changes.len() > 0).then_some(changes)
     }
 
     fn visit(&self, judge: Judge<'_>, selected: &mut dyn FnMut(&Key)) {
@@ -130,9 +147,19 @@ impl Store for DiskStore {
     }
 
     fn apply_to_disk(&self, key: &Key, changes: Changes) -> bool {
-        let remove = |is_applied, id: &u64| self.inner.files.remove(*id) && is_applied;
-        let is_removed = changes.removed.iter().fold(true, remove);
-        self.inner.expire_heads(key, &changes) && is_removed
+        let removals = &self.inner.removals;
+        let is_finished = !removals.may_come_back(key) || removals.finish();
+        let is_removed = self.inner.remove_files(&changes.removed);
+        self.inner.expire_heads(key, &changes) && is_removed && is_finished
+    }
+
+    fn finish_removals(&self) -> (bool, Unsynced) {
+        let is_finished = self.inner.removals.finish();
+        (is_finished, self.inner.removals.take_unsynced())
+    }
+
+    fn end_removals(&self, removals: Unsynced, synced: &RemovalsSynced) {
+        self.inner.removals.end(removals, synced.is_synced);
     }
 
     fn usage(&self) -> (u64, u64) {

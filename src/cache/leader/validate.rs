@@ -54,6 +54,7 @@ impl Lead {
             .and_then(|vary| Ok((vary.key(self.sent()).ok_or(Refusal::OfResponse)?, vary)));
         let is_outdated = match &selection {
             Ok((vary_key, vary)) => {
+                shared.known_vary.set(&self.key, vary);
                 let selects_as_before = *vary == stale.vary && *vary_key == stale.vary_key;
                 (object.vary, object.vary_key) = (vary.clone(), vary_key.clone());
                 !selects_as_before
@@ -69,7 +70,7 @@ impl Lead {
         update::add_unstored_fields(&mut headers, response.headers(), &control);
         let mut answer = respond::of_object_with(context, &object, headers);
         let stored = selection.is_ok() && {
-            let leader = self.leader(shared);
+            let leader = self.leader(shared, &object.freshness, now);
             leader.is_some_and(|leader| leader.store(&*shared.store, &object))
         };
         let status = CacheStatus {

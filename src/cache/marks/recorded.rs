@@ -13,6 +13,14 @@ use super::{
 /// Called with each record of earlier processes.
 pub(in crate::cache) type Restore<'a> = &'a mut dyn FnMut(Record<'_>);
 
+/// The result of [`Marks::sync_removals`], and a proof that it was called: a record is removed only after the files that it
+/// concerns, and both are on disk.
+#[must_use]
+pub(in crate::cache) struct RemovalsSynced {
+    /// Whether the disk has not failed. If it has, the journal keeps all records.
+    pub(in crate::cache) is_synced: bool,
+}
+
 impl Marks {
     /// Creates marks with the records of a journal. They apply to objects that the scan has not found yet, so they are
     /// [held](Self::hold).
@@ -53,11 +61,19 @@ impl Marks {
     }
 
     /// Removes the record of a key's invalidation, unless the disk has failed.
-    pub(in crate::cache) fn end(&self, revision: u64, is_settled: bool) {
+    pub(in crate::cache) fn end(&self, revision: u64, is_settled: bool, _: &RemovalsSynced) {
         if let Some(journal) = &self.journal {
             journal.end(revision);
         }
         self.clear_journal(is_settled);
+    }
+
+    /// Ends `n` invalidations of keys for which [`begin`](Self::begin) has returned `false`.
+    pub(in crate::cache) fn end_applied(&self, n: usize, _: &RemovalsSynced) {
+        if let Some(journal) = self.journal.as_ref().filter(|_| n > 0) {
+            journal.end_applied(n);
+            journal.clear(|| self.is_done());
+        }
     }
 
     /// Keeps all records for the next process, since the disk has failed.
@@ -71,8 +87,8 @@ impl Marks {
     }
 
     /// Waits until the removals of files are on disk.
-    pub(in crate::cache) fn sync_removals(&self) {
-        self.journal.iter().for_each(Journal::sync_removals);
+    pub(in crate::cache) fn sync_removals(&self) -> RemovalsSynced {
+        RemovalsSynced { is_synced: self.journal.as_ref().is_none_or(Journal::sync_removals) }
     }
 
     pub(super) fn clear_journal(&self, is_settled: bool) {
@@ -80,10 +96,13 @@ impl Marks {
         if !is_settled {
             journal.fail();
         }
-        journal.clear(|| {
-            let set = self.read();
-            !set.is_held && set.is_empty()
-        });
+        journal.clear(|| self.is_done());
+    }
+
+    /// Returns whether a sweep or the scan has applied all marks.
+    fn is_done(&self) -> bool {
+        let set = self.read();
+        !set.is_held && set.is_empty()
     }
 }
 

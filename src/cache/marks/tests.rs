@@ -31,11 +31,11 @@ fn mark_applies_to_earlier_objects_of_its_scope_only() {
         let contains_other = matches!(scope, Scope::All | Scope::Group { origin: "", .. });
         assert_eq!(marks.verdict(&other, &groups(of), 4) == Verdict::Remove, contains_other);
         marks.hold();
-        marks.forget(9, true);
+        marks.forget(9, true, &marks.sync_removals());
         assert_eq!((verdict(4), marks.newest()), (Verdict::Remove, Some(10)));
-        marks.release();
+        marks.release(&marks.sync_removals());
         assert_eq!((verdict(4), marks.newest()), (Verdict::Expire(AT), Some(10)));
-        marks.forget(10, true);
+        marks.forget(10, true, &marks.sync_removals());
         assert_eq!((verdict(4), marks.newest()), (Verdict::Keep, None));
         let set = marks.read();
         assert_eq!((set.prefixes.len(), set.groups.len(), set.groups_len), (0, 0, 0));

@@ -97,8 +97,9 @@ pub struct PurgeChannelBuilder {
 ///
 /// **Redis is not used to serve requests.** While a front is not subscribed, it misses messages and serves its stored
 /// responses. Each message has the id of the previous one. A front that subscribes again and has missed a message, or cannot
-/// know because Redis has lost its data, invalidates everything, [softly](Purge::Soft) by default: each response is
-/// validated before its next use. Each front does the same after its start. A lost connection is detected after at most two
+/// know because Redis has lost its data or a replica has become the primary, invalidates everything, [softly](Purge::Soft) by
+/// default: no response counts as fresh. If stale ones may be used and must not be after a missed invalidation, set
+/// [`on_missed`](PurgeChannelBuilder::on_missed) to [`Purge::Hard`]. Each front does the same after its start. A lost connection is detected after at most two
 /// times [`PURGE_PING`], and replaced after [`PURGE_PAUSE`].
 ///
 /// Every client that can publish in this Redis can invalidate responses.

@@ -198,6 +198,78 @@ async fn read_of_a_too_large_content_does_not_poll_the_origin_while_there_is_cap
 }
 
 #[tokio::test(start_paused = true)]
+async fn small_pieces_are_counted_with_their_overhead_until_they_are_stored() {
+    let (origin, senders) = channels(&[("cache-control", "max-age=60")]);
+    let budget = Budget::default();
+    let layer = CacheLayer::builder().budget(budget.clone()).build();
+    let response = site(&layer, &origin).oneshot(get("/", &[])).await.unwrap();
+    let sender = senders.lock().unwrap().pop().unwrap();
+    for _ in 0..5000 {
+        sender.send("x".into()).unwrap();
+        settle().await;
+    }
+    assert!(budget.usage().memory > 5000 * 90, "{:?}", budget.usage());
+    sender.finish(None);
+    assert_eq!(text(response).await.len(), 5000);
+    settle().await;
+    assert_eq!(budget.usage().memory, 5000, "the stored copy");
+}
+
+#[tokio::test(start_paused = true)]
+async fn content_counts_in_the_budget_until_its_clients_have_read_it() {
+    for (max_object, is_whole) in [(10_000, true), (10_000, false), (9_000, true)] {
+        let (origin, senders) = channels(&[("cache-control", "max-age=60")]);
+        let budget = Budget::default();
+        let layer = CacheLayer::builder().max_object(max_object).budget(budget.clone()).build();
+        let response = site(&layer, &origin).oneshot(get("/", &[])).await.unwrap();
+        let sender = senders.lock().unwrap().pop().unwrap();
+        for _ in 0..10 {
+            sender.send("x".repeat(1000).into()).unwrap();
+            settle().await;
+        }
+        if is_whole {
+            sender.finish(None);
+        } else {
+            drop(sender);
+        }
+        settle().await;
+        layer.handle().delete_all(Purge::Hard);
+        layer.handle().swept().await;
+        let memory = budget.usage().memory;
+        assert!((10_000..12_000).contains(&memory), "{max_object} {is_whole}: {memory}");
+        let mut body = response.into_body();
+        let mut len = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            len += frame.into_data().unwrap().len();
+        }
+        assert_eq!(len, 10_000);
+        drop(body);
+        assert_eq!(budget.usage().memory, 0, "{max_object} {is_whole}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_pieces_of_a_too_large_content_are_bounded_in_number() {
+    let polls = Arc::<AtomicUsize>::default();
+    let counted = polls.clone();
+    let origin = Origin::new(move |_, _| {
+        let pieces = Pieces { left: 20_000, polls: counted.clone() };
+        Ok(response(&[("cache-control", "max-age=60")], Body::from_stream(pieces)))
+    });
+    let site = site(&CacheLayer::builder().max_object(5).build(), &origin);
+    let mut body = site.oneshot(get("/", &[])).await.unwrap().into_body();
+    let mut before = 0;
+    while before != polls.load(Relaxed) {
+        before = polls.load(Relaxed);
+        settle().await;
+    }
+    assert!(before < 5000, "{before} pieces wait for the reader");
+    for _ in 0..20_000 {
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "x");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn content_beyond_its_announced_length_is_an_error() {
     let origin = Origin::new(|_, _| {
         let pieces = ["ab", "c", "d"].map(|piece| Ok::<_, BoxError>(Bytes::from(piece)));

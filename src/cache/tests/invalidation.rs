@@ -36,6 +36,24 @@ async fn unsafe_request_invalidates_its_target_and_references_if_it_succeeds() {
     assert_eq!(all(&site).await, "7 8 9 4");
 }
 
+/// A request reads both numbers without the lock, and may find an object that is being invalidated meanwhile.
+#[test]
+fn request_beside_an_invalidation_looks_again_and_stores_nothing() {
+    let layer = CacheLayer::new();
+    let (flights, options) = (&layer.shared.flights, &layer.shared.options);
+    let key = Key::new("http", "site.example", "/", None).unwrap();
+    let read = || (flights.changes(), flights.invalidations(&key));
+    let invalidations: [&dyn Fn() -> (u64, u64); 2] =
+        [&|| flights.invalidate_key(&key, read), &|| flights.invalidate(|_, _| true, read)];
+    for invalidate in invalidations {
+        let (changes, invalidations) = invalidate();
+        assert_ne!(flights.changes(), changes, "the lookup is repeated");
+        assert!(flights.lead_late(&key, invalidations, options).is_none(), "it is not stored");
+    }
+    let (_, invalidations) = read();
+    assert!(flights.lead_late(&key, invalidations, options).is_some());
+}
+
 #[tokio::test(start_paused = true)]
 async fn handle_invalidates_by_key_prefix_and_group() {
     let origin = Origin::new(|r, n| {

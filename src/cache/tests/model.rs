@@ -96,7 +96,8 @@ impl Reference {
             let may_be_stale = !state.no_cache && !state.must_revalidate;
             let by_itself = may_be_stale && stale < state.if_error;
             // What was never fresh may be for one client alone.
-            let may_be_shared = may_be_stale && state.max_age.is_some();
+            let was_fresh = state.max_age.is_some_and(|age| age > 0) || state.while_revalidate > 0;
+            let may_be_shared = may_be_stale && was_fresh;
             let unreachable = may_be_shared && stale < STALE_IF_UNREACHABLE.as_secs();
             match origin.failure {
                 Failure::Unreachable if by_itself || unreachable => return Ok(record.version),
@@ -129,15 +130,15 @@ impl Reference {
     }
 }
 
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, n: u64) -> u64 {
+    pub(super) fn below(&mut self, n: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (self.0 >> 33) % n
     }
 
-    fn chance(&mut self, percent: u64) -> bool {
+    pub(super) fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 

@@ -56,19 +56,18 @@ async fn validation_without_a_date_makes_the_response_as_old_as_its_receipt() {
 async fn many_requests_share_a_validation() {
     let origin = Origin::new(|r, n| {
         let status = if r.headers().contains_key("if-none-match") { "304" } else { "200" };
-        let fields = [("cache-control", "no-cache"), ("etag", "\"1\""), ("status", status)];
+        let fields = [("cache-control", "max-age=10"), ("etag", "\"1\""), ("status", status)];
         Ok(response(&fields, if status == "200" { n.to_string() } else { String::new() }))
     })
     .delayed(SEC);
     let site = site(&CacheLayer::new(), &origin);
     fetch(&site, "/").await;
+    tokio::time::advance(10 * SEC).await;
     let all: Vec<_> = (0..9).map(|_| tokio::spawn(site.clone().oneshot(get("/", &[])))).collect();
     for response in all {
         assert_eq!(text(response.await.unwrap().unwrap()).await, "1");
     }
     assert_eq!(origin.count(), 2);
-    assert_eq!(fetch(&site, "/").await, "1");
-    assert_eq!(origin.count(), 3, "no-cache: a later request is validated again");
 }
 
 #[tokio::test(start_paused = true)]

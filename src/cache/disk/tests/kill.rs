@@ -16,6 +16,11 @@ fn path(i: usize) -> String {
     format!("/{i}/{len}")
 }
 
+/// The durability of the child whose first path has this number: the default one in about every third round.
+fn durability_of(first: usize) -> Durability {
+    if first.is_multiple_of(3) { Durability::PowerLoss } else { Durability::Crash }
+}
+
 /// Answers in pieces, and prints a line for each.
 async fn in_pieces(request: Request) -> Result<Response, BoxError> {
     let content = content(request.uri().path());
@@ -34,19 +39,33 @@ async fn in_pieces(request: Request) -> Result<Response, BoxError> {
     Ok(response.body(body)?)
 }
 
-/// The child process of the test below: stores responses without end, and prints a line for each.
+/// Returns the number of the path that the child invalidates after it has stored that with number `i`: one that it is writing,
+/// or one that is being evicted. No path is invalidated twice.
+fn invalidated_after(i: usize) -> Option<usize> {
+    match i % 4 {
+        0 => i.checked_sub(40),
+        1 => i.checked_sub(2),
+        _ => None,
+    }
+}
+
+/// The child process of the test below: stores responses without end, invalidates some, and prints a line for each.
 #[tokio::test]
 async fn child_stores_until_it_is_killed() {
     let Some(directory) = std::env::var_os(DIR) else { return };
     let first: usize = std::env::var("VESTIBULE_CACHE_FIRST").unwrap().parse().unwrap();
     let builder = builder().disk_capacity(4 << 20).max_disk_object(400_000);
-    let layer = builder.durability(Durability::Crash).open(directory).unwrap();
+    let layer = builder.durability(durability_of(first)).open(directory).unwrap();
     for i in first.. {
         println!("begin {i}");
         let site = layer.layer(service_fn(in_pieces));
         let request = Request::get(format!("http://a{}", path(i))).body(Body::empty()).unwrap();
         let response = site.oneshot(request).await.unwrap();
         response.into_body().collect().await.unwrap();
+        if let Some(i) = invalidated_after(i) {
+            layer.handle().delete(&Key::new("http", "a", &path(i), None).unwrap(), Purge::Hard);
+            println!("invalidated {i}");
+        }
     }
 }
 
@@ -78,15 +97,19 @@ async fn directory_of_another_process_is_refused_until_that_was_killed() {
     builder().open(dir.path()).unwrap();
 }
 
-/// Starts the child and kills it after some lines of output. Returns the number of its last path.
-fn kill_after(lines: usize, first: usize, dir: &TempDir) -> usize {
+/// Starts the child and kills it after some lines of output. Returns the number of its last path, and those of the paths that
+/// it has invalidated.
+fn kill_after(lines: usize, first: usize, dir: &TempDir) -> (usize, Vec<usize>) {
     let mut child = start(first, dir);
     let out = io::BufReader::new(child.stdout.take().unwrap());
-    let (mut last, mut seen) = (first, 0);
+    let (mut last, mut invalidated, mut seen) = (first, Vec::new(), 0);
     for line in out.lines() {
         let line = line.unwrap();
         if let Some((_, number)) = line.split_once("begin ") {
             last = number.parse().unwrap();
+        }
+        if let Some((_, number)) = line.split_once("invalidated ") {
+            invalidated.push(number.parse().unwrap());
         }
         seen += usize::from(line.contains("begin ") || line.contains("piece"));
         if seen == lines {
@@ -94,25 +117,26 @@ fn kill_after(lines: usize, first: usize, dir: &TempDir) -> usize {
         }
     }
     child.wait().unwrap();
-    last
+    (last, invalidated)
 }
 
 #[tokio::test]
-async fn object_is_complete_or_missing_after_the_process_was_killed() {
+async fn objects_are_complete_and_invalidations_kept_after_a_kill() {
     let dir = tempfile::tempdir().unwrap();
     let kills = std::env::var("VESTIBULE_CACHE_KILLS").ok().and_then(|n| n.parse().ok());
     let (mut next, mut from_disk, mut torn) = (0, 0, 0);
     for round in 0..kills.unwrap_or(KILLS) {
-        let last = kill_after(1 + (round * 13) % 60, next, &dir);
+        let (last, invalidated) = kill_after(1 + (round * 13) % 60, next, &dir);
         torn += usize::from(files(&dir, "content").len() != files(&dir, "head").len());
-        let layer = open(&dir, || builder().durability(Durability::Crash)).await;
+        let layer = open(&dir, || builder().durability(durability_of(next))).await;
         let (heads, contents) = (files(&dir, "head").len(), files(&dir, "content").len());
         assert_eq!((heads as u64, files(&dir, "new").len()), (layer.handle().stats().keys, 0));
         assert_eq!(heads, contents);
         let site = layer.layer(service_fn(|_: Request| async { Err::<Response, _>("not stored") }));
-        for i in next.saturating_sub(20)..=last {
+        for i in next.saturating_sub(50)..=last {
             let request = Request::get(format!("http://a{}", path(i))).body(Body::empty()).unwrap();
             let Ok(response) = site.clone().oneshot(request).await else { continue };
+            assert!(!invalidated.contains(&i), "round {round}: {} is invalid", path(i));
             let body = response.into_body().collect().await.unwrap().to_bytes();
             assert!(body == content(&path(i)).as_bytes(), "round {round}: {}", path(i));
             from_disk += 1;

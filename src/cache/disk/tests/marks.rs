@@ -8,8 +8,13 @@ use rustix::{
 };
 
 use super::{
-    super::{super::pool, journal::JOURNAL_LEN},
+    super::{
+        super::pool,
+        journal::{JOURNAL_LEN, MAX_PENDING},
+    },
+    removals::EMFILE,
     scan::{FIRST, pipe},
+    writes::open_store_with,
     *,
 };
 
@@ -35,16 +40,21 @@ fn key(path: &str) -> Key {
     Key::new("http", "a", path, None).unwrap()
 }
 
+fn durability_of(what: &str) -> Durability {
+    if what.ends_with("default durability") { Durability::PowerLoss } else { Durability::Crash }
+}
+
 /// The child process of the tests below: invalidates, and kills itself before files are removed.
 #[tokio::test]
 async fn child_invalidates_and_kills_itself() {
     let Some(dir) = std::env::var_os(DIR) else { return };
-    let layer = builder().durability(Durability::Crash).open(dir).unwrap();
+    let what = std::env::var("VESTIBULE_CACHE_INVALIDATES").unwrap();
+    let layer = builder().durability(durability_of(&what)).open(dir).unwrap();
     let cache = layer.handle();
     cache.loaded().await;
     let _blocked = block_pool();
-    match &*std::env::var("VESTIBULE_CACHE_INVALIDATES").unwrap() {
-        "some" => {
+    match &*what {
+        "some" | "some, with the default durability" => {
             cache.delete_prefix("http://a/p/", Purge::Hard);
             cache.delete(&key("/k/50"), Purge::Hard);
             cache.delete(&key("/k/20000"), Purge::Soft);
@@ -67,7 +77,7 @@ async fn child_invalidates_and_kills_itself() {
 
 /// Stores all paths, and invalidates them in a process that is killed before it removes any file.
 async fn invalidate_and_kill(dir: &TempDir, what: &str) {
-    let layer = open(dir, || builder().durability(Durability::Crash)).await;
+    let layer = open(dir, || builder().durability(durability_of(what))).await;
     for path in PATHS {
         source(&layer, path).await;
     }
@@ -86,7 +96,7 @@ async fn invalidate_and_kill(dir: &TempDir, what: &str) {
 fn wait_free(dir: &TempDir) {
     let started = Instant::now();
     while Files::open(dir.path(), Durability::Crash).is_err() {
-        assert!(started.elapsed() < Duration::from_secs(20));
+        assert!(started.elapsed() < Duration::from_secs(60));
         thread::yield_now();
     }
 }
@@ -108,13 +118,16 @@ async fn assert_sources(dir: &TempDir, from_cache: &[&str]) {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), heads).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(60), heads).await.unwrap();
     }
 }
 
 #[tokio::test]
 async fn invalidation_survives_a_kill_before_it_was_applied() {
-    for (what, from_cache) in [("some", &["/q/50", "/l/50"][..]), ("group", &[]), ("many", &[])] {
+    let kept = &["/q/50", "/l/50"][..];
+    for (what, from_cache) in
+        [("some", kept), ("some, with the default durability", kept), ("group", &[]), ("many", &[])]
+    {
         let dir = tempfile::tempdir().unwrap();
         invalidate_and_kill(&dir, what).await;
         assert_sources(&dir, from_cache).await;
@@ -143,6 +156,19 @@ async fn directory_with_damaged_or_missing_journal_is_emptied() {
     }
 }
 
+#[test]
+fn directory_whose_journal_cannot_be_read_is_not_emptied() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = Arc::new(Files::open(dir.path(), Durability::Crash).unwrap());
+    drop(Journal::open(&files, |_| ()).unwrap());
+    files.write_content(1, b"content").unwrap();
+    files.write_head(1, b"head").unwrap();
+    files.commit(1).unwrap();
+    files.faults.open.errno.store(EMFILE, Relaxed);
+    assert!(Journal::open(&files, |_| ()).is_err());
+    assert!(files.has_content(1, 7));
+}
+
 #[tokio::test]
 async fn journal_is_kept_if_the_scan_was_not_completed() {
     let dir = tempfile::tempdir().unwrap();
@@ -154,7 +180,7 @@ async fn journal_is_kept_if_the_scan_was_not_completed() {
     drop(layer);
     let started = Instant::now();
     while Files::open(dir.path(), Durability::Crash).is_err() {
-        assert!(started.elapsed() < Duration::from_secs(20));
+        assert!(started.elapsed() < Duration::from_secs(60));
         for first in FIRST {
             // Releases a thread that waits for a writer; fails if there is none.
             let _ = rustix::fs::open(
@@ -178,19 +204,57 @@ async fn journal_is_kept_if_the_scan_was_not_completed() {
 }
 
 #[tokio::test]
-async fn journal_is_empty_after_the_sweep() {
+async fn journal_is_empty_after_the_sweep_and_all_deletions() {
     let dir = tempfile::tempdir().unwrap();
     let layer = open(&dir, builder).await;
-    source(&layer, "/50").await;
-    source(&layer, "/60").await;
-    written(&layer, 2).await;
+    for path in PATHS {
+        source(&layer, path).await;
+    }
+    written(&layer, PATHS.len() as u64).await;
     let cache = layer.handle();
     let is_empty = || fs::read(dir.path().join("marks")).unwrap()[24..28] == [0; 4];
     let release = block_pool();
-    cache.delete_prefix("http://a/5", Purge::Hard);
-    cache.delete(&key("/60"), Purge::Soft);
+    cache.delete_prefix("http://a/p/", Purge::Hard);
+    for (path, purge) in PATHS[2..].iter().zip([Purge::Soft, Purge::Hard, Purge::Soft]) {
+        cache.delete(&key(path), purge);
+    }
     assert!(!is_empty());
+    assert_eq!(files(&dir, "head").len(), PATHS.len());
     release.wait();
     cache.swept().await;
     assert!(is_empty());
+    assert_eq!((files(&dir, "head").len(), files(&dir, "content").len()), (4, 4));
+    drop((layer, cache));
+    let layer = open(&dir, builder).await;
+    for path in PATHS {
+        let is_kept = PATHS[5..].contains(&path);
+        assert_eq!(source(&layer, path).await, if is_kept { "cache" } else { "origin" }, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn deletions_that_wait_for_the_disk_are_bounded() {
+    const MORE: usize = 100;
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, marks) = open_store_with(&dir, Durability::PowerLoss);
+    disk.loaded().await;
+    // An object of an earlier process for each key, so that each deletion is recorded.
+    let keys: Vec<_> = (0..MAX_PENDING + MORE).map(|i| key(&format!("/{i}"))).collect();
+    disk.inner.removals.hold();
+    keys.iter().for_each(|key| disk.inner.removals.add(key, &[1]));
+    let inner = disk.inner.clone();
+    let layer = builder().with_store(Arc::new(disk), Clock::new(), marks);
+    let (cache, deletions) = (layer.handle(), &layer.shared.deletions);
+    let (hang, started) = (inner.files.hang(), Instant::now());
+    cache.delete(&keys[0], Purge::Hard);
+    while deletions.waiting() > 0 {
+        assert!(started.elapsed() < Duration::from_secs(60), "a thread takes it");
+        thread::yield_now();
+    }
+    keys[1..].iter().for_each(|key| cache.delete(key, Purge::Hard));
+    let is_empty = || fs::read(dir.path().join("marks")).unwrap()[24..28] == [0; 4];
+    assert_eq!((deletions.waiting(), is_empty()), (MAX_PENDING - 1, false));
+    drop(hang);
+    cache.swept().await;
+    assert!(is_empty(), "all of them are on disk");
 }

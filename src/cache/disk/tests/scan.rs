@@ -3,7 +3,11 @@
 use http::HeaderMap;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-use super::*;
+use super::{
+    super::scan::{MAX_CHANGED_KEYS, Scan},
+    writes::{object, open_store},
+    *,
+};
 use crate::cache::{hit_fields::HitFields, sent_forms::SentForms};
 
 /// The first directory of each thread of the scan. A pipe without a writer in each of them blocks the threads.
@@ -85,6 +89,57 @@ async fn directory_without_durability_is_emptied_after_a_restart_of_the_system()
     }
 }
 
+#[tokio::test]
+async fn object_from_the_future_is_stale() {
+    let dir = tempfile::tempdir().unwrap();
+    let layer = open(&dir, builder).await;
+    source(&layer, "/5").await;
+    written(&layer, 1).await;
+    drop(layer);
+    let head = files(&dir, "head").pop().unwrap();
+    let (key, mut object, len) = head::decode(&fs::read(&head).unwrap()).unwrap();
+    let mut words = object.freshness.to_words();
+    words[0] += 3_600_000_000_000;
+    object.freshness = crate::semantics::cache::Freshness::from_words(words);
+    fs::write(&head, head::encode(&key, &object, len).unwrap()).unwrap();
+    let layer = open(&dir, builder).await;
+    assert_eq!(layer.handle().stats().keys, 1);
+    assert_eq!(source(&layer, "/5").await, "origin", "the clock was set back by an hour");
+    assert_eq!(source(&layer, "/5").await, "cache");
+}
+
+#[tokio::test]
+async fn scan_removes_objects_of_earlier_processes_that_it_has_not_reached_in_time() {
+    for (time, is_kept) in [(SCAN_TIMEOUT, true), (Duration::ZERO, false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, marks) = &open_store(&dir);
+        store.loaded().await;
+        let inner = &store.inner;
+        let own = marks.first_id() + 1;
+        for id in [1, own] {
+            let key = Key::new("http", "a", &format!("/{id}"), None).unwrap();
+            inner.files.write_content(id, b"content").unwrap();
+            let head = head::encode(&key, &object(id, b"content"), 7).unwrap();
+            inner.files.write_head(id, &head).unwrap();
+            inner.files.commit(id).unwrap();
+        }
+        Scan { inner, marks, deadline: Instant::now() + time }.run();
+        assert_eq!(files(&dir, "head").len(), 1 + usize::from(is_kept), "{time:?}");
+        assert_eq!(store.usage().0, u64::from(is_kept), "{time:?}");
+    }
+}
+
+#[test]
+fn too_many_changed_keys_stand_for_all_keys() {
+    let mut changed_keys = ChangedKeys::new();
+    let key = |path| Key::new("http", "a", path, None).unwrap();
+    changed_keys.insert(&key("/a"));
+    assert!(changed_keys.contains(&key("/a")) && !changed_keys.contains(&key("/b")));
+    changed_keys.keys.extend(0..MAX_CHANGED_KEYS as u64);
+    changed_keys.insert(&key("/c"));
+    assert!(changed_keys.contains(&key("/b")));
+}
+
 /// The default number of objects of the test below. `VESTIBULE_CACHE_OBJECTS` sets another one; a million takes minutes.
 const OBJECTS: u64 = 2000;
 
@@ -128,8 +183,8 @@ fn write_objects(files: &Files, first: u64, n: u64) {
 async fn scan_adds_all_objects_of_an_earlier_process() {
     let n = std::env::var("VESTIBULE_CACHE_OBJECTS").ok().and_then(|n| n.parse().ok());
     let (n, dir) = (n.unwrap_or(OBJECTS), tempfile::tempdir().unwrap());
-    let earlier = Files::open(dir.path(), Durability::Crash).unwrap();
-    drop(Journal::open(dir.path(), &earlier, Durability::Crash, |_| ()).unwrap());
+    let earlier = Arc::new(Files::open(dir.path(), Durability::Crash).unwrap());
+    drop(Journal::open(&earlier, |_| ()).unwrap());
     thread::scope(|scope| {
         let earlier = &earlier;
         (0..4).for_each(|first| drop(scope.spawn(move || write_objects(earlier, first, n))));

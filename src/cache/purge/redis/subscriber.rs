@@ -19,9 +19,10 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Subscribes repeatedly until the channel is dropped.
 pub(super) async fn run(inner: Weak<Inner>) {
     let mut last = None;
+    let mut origin = None;
     let mut is_reported = false;
     while let Some(client) = inner.upgrade().map(|inner| inner.client.clone()) {
-        let result = subscribe(&inner, client, &mut last).await;
+        let result = subscribe(&inner, client, &mut last, &mut origin).await;
         let Some(inner) = inner.upgrade() else { return };
         if inner.is_subscribed.swap(false, Relaxed) {
             is_reported = false;
@@ -36,11 +37,13 @@ pub(super) async fn run(inner: Weak<Inner>) {
     }
 }
 
-/// Subscribes once, until the connection breaks or the channel is dropped. `last` is the id of the last message.
+/// Subscribes once, until the connection breaks or the channel is dropped. `last` is the id of the last message, and `origin`
+/// the replication id of the server that it came from.
 async fn subscribe(
     inner: &Weak<Inner>,
     client: Client,
     last: &mut Option<String>,
+    origin: &mut Option<String>,
 ) -> Result<(), Failure> {
     let Some(channel) = inner.upgrade().map(|inner| inner.channel.clone()) else { return Ok(()) };
     let subscribed = async {
@@ -49,15 +52,21 @@ async fn subscribe(
         // Read after the subscription: later messages are in the stream.
         let mut connection = client.get_multiplexed_async_connection().await?;
         let current = connection.get(&channel).await?.unwrap_or_default();
-        Ok::<_, RedisError>((sink, stream, current))
+        let mut info = redis::cmd("INFO");
+        let info = info.arg("replication").query_async::<String>(&mut connection).await.ok();
+        let id = info.as_deref().and_then(replication_id).map(str::to_owned);
+        Ok::<_, RedisError>((sink, stream, current, id))
     };
-    let (mut sink, mut stream, current) = timeout(PURGE_PING, subscribed).await??;
+    let (mut sink, mut stream, current, id) = timeout(PURGE_PING, subscribed).await??;
     let Some(channel) = inner.upgrade() else { return Ok(()) };
-    // Without an id nothing was published, or Redis has lost its data since.
-    if current.is_empty() || last.as_ref() != Some(&current) {
+    // Without the id of a message nothing was published, or Redis has lost its data since. A replica that became the
+    // primary may have lost the last message.
+    let is_same_data = id.is_some() && *origin == id;
+    if current.is_empty() || last.as_ref() != Some(&current) || !is_same_data {
         channel.reset();
     }
     *last = Some(current);
+    *origin = id;
     channel.is_subscribed.store(true, Relaxed);
     tracing::info!("subscribed to the invalidations of other fronts");
     drop(channel);
@@ -80,6 +89,12 @@ async fn subscribe(
             }
         }
     }
+}
+
+/// Returns the id of a server's history of changes, from its `INFO replication`. It changes when a replica becomes the
+/// primary.
+fn replication_id(info: &str) -> Option<&str> {
+    info.lines().find_map(|line| line.strip_prefix("master_replid:"))
 }
 
 /// The end of a subscription.
