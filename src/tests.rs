@@ -3,6 +3,7 @@
 mod access_log;
 mod admission;
 mod attacks;
+mod cache_pool;
 mod cache_tiers;
 mod calls;
 #[cfg(feature = "compression")]
@@ -20,6 +21,8 @@ mod h2;
 mod half_close;
 #[cfg(feature = "hyper")]
 mod hyper_upgrade;
+#[cfg(not(miri))]
+mod idle_memory;
 mod incidents;
 mod links;
 mod log_lines;

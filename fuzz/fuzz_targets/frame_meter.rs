@@ -89,7 +89,7 @@ fn reference(mut rest: &[u8]) -> Found {
         }
         let counted = match kind {
             0 if len == 0 && !ack => Some(("empty DATA", l.empty_data)), // the same bit is END_STREAM
-            7 | 0 => None,
+            0 => None,
             1 if is_request => None,
             1 => Some(("frames of unknown types", l.unknown)),
             3 if is_repeated => Some(("WINDOW_UPDATE", l.window_updates)),
@@ -97,10 +97,10 @@ fn reference(mut rest: &[u8]) -> Found {
             3 => Some(("RST_STREAM", l.resets)),
             4 if !ack => Some(("SETTINGS", l.settings)),
             6 if !ack => Some(("PING", l.pings)),
-            4 | 6 => None,
+            4 => None,
             8 => Some(("WINDOW_UPDATE", l.window_updates)),
             9 => Some(("CONTINUATION", l.continuations)),
-            _ => Some(("frames of unknown types", l.unknown)),
+            _ => Some(("frames of unknown types", l.unknown)), // also GOAWAY, and PING with ACK
         };
         if let Some((name, limit)) = counted
             && !allowed.get_mut(name).is_some_and(take_one)

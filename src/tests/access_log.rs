@@ -108,9 +108,10 @@ async fn partly_read_file_is_logged_with_the_bytes_sent() {
 async fn entry_names_client_and_request() {
     let (server, mut log) = logged(service_fn(app), |s| s).await;
     let mut client = TcpStream::connect(server.addr).await.unwrap();
-    let request = "GET /hello?a=1 HTTP/1.0\r\nReferer: http://b/\r\nUser-Agent: test/1\r\n\r\n";
+    let request = "GET /hello?a=1 HTTP/1.0\r\nHost: a.example\r\nReferer: http://b/\r\nUser-Agent: test/1\r\n\r\n";
     client.write_all(request.as_bytes()).await.unwrap();
     let entry = log.next().await;
+    assert_eq!(entry.host.as_ref().unwrap(), "a.example");
     assert_eq!(entry.peer.addr(), Some(client.local_addr().unwrap()));
     assert_eq!(
         (entry.method, entry.version),

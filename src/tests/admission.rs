@@ -5,13 +5,19 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     sync::{Notify, Semaphore},
 };
 use tower::service_fn;
 
 use super::support::{exchange, read_all, read_until, start_with, statuses, within};
-use crate::{Body, Request, Response, conn::Http1Config, net::Gate, serve::Serve};
+use crate::{
+    Body, Request, Response,
+    conn::{Connection, Http1Config, Transport},
+    net::{Drain, DrainWatch, Gate, Stream},
+    peer::Peer,
+    serve::Serve,
+};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const LAST: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
@@ -47,6 +53,32 @@ async fn idle_connections_are_shed_for_waiting_ones() {
     for client in &mut idle {
         assert_eq!(read_all(client).await, "");
     }
+}
+
+#[tokio::test]
+async fn connection_whose_request_only_the_kernel_has_received_is_not_shed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let drain = Drain::new();
+    let transport = Transport::new(Stream::from(stream), Peer::memory(), drain.watch());
+    tokio::spawn(Connection::new(transport, service_fn(hello), Arc::default()));
+    for _ in 0..2 {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        tokio::time::resume();
+        // The runtime does not ask the kernel for events before it polls the connection, which is woken.
+        assert_eq!(client.try_write(GET.as_bytes()).unwrap(), GET.len());
+        drain.request_shed(1);
+        drain.wake_next(1);
+        read_until(&mut client, "hi").await;
+    }
+    // It is idle, so the request to end still applies to it.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(1)).await;
+    tokio::time::resume();
+    drain.wake_next(1);
+    assert_eq!(read_all(&mut client).await, "");
 }
 
 #[tokio::test]
@@ -168,9 +200,9 @@ async fn waiting_heads_and_answers_are_charged_and_spent_budget_refuses_requests
     let config = Arc::new(crate::conn::Config::new().budget(budget.clone()));
     let connect = |pipe| {
         let (client, io) = tokio::io::duplex(pipe);
-        let (peer, watch) = (crate::peer::Peer::memory(), crate::net::DrainWatch::never());
+        let (peer, watch) = (Peer::memory(), DrainWatch::never());
         let connection = crate::conn::h1::server::Connection::new(
-            crate::conn::Transport::new(io, peer, watch),
+            Transport::new(io, peer, watch),
             page,
             config.clone(),
         );

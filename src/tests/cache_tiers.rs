@@ -14,7 +14,8 @@ use super::support::{Running, exchange, start, statuses};
 use crate::{
     Body, BoxError, Request, Response, Router,
     cache::CacheLayer,
-    layer::RescueLayer,
+    layer::{ClientField, RescueLayer, TrustedProxyLayer},
+    peer::{Peer, Tls},
     policy::pick::{ConsistentHash, RequestKey},
     upstream::Upstream,
 };
@@ -51,7 +52,10 @@ impl Site {
         let mut inners = Vec::new();
         for _ in 0..FRONTS {
             let cache = CacheLayer::new();
-            let stack = ServiceBuilder::new().layer(RescueLayer::new()).layer(cache.clone());
+            let proxies = TrustedProxyLayer::new(ClientField::XForwardedFor);
+            let proxies = proxies.trust("127.0.0.1".parse().unwrap()).x_forwarded_proto(true);
+            let stack = ServiceBuilder::new().layer(proxies).layer(RescueLayer::new());
+            let stack = stack.layer(cache.clone());
             inners.push((cache, start(stack.service(application.clone())).await));
         }
         let addresses: Vec<_> =
@@ -64,7 +68,8 @@ impl Site {
             let purges = Router::new()
                 .route("/inner", inner.handle().purge_service(TOKEN))
                 .route("/outer", cache.handle().purge_service(TOKEN));
-            let stack = ServiceBuilder::new().layer(RescueLayer::new()).layer(cache);
+            let stack =
+                ServiceBuilder::new().map_request(over_tls).layer(RescueLayer::new()).layer(cache);
             fronts.push(Front {
                 inner: Some(running),
                 outer: start(stack.service(owners)).await,
@@ -90,7 +95,11 @@ impl Site {
 
     /// Invalidates at all fronts: first the caches that own keys, from which the others fetch.
     async fn purge(&self, query: &str) {
-        for tier in ["inner", "outer"] {
+        self.purge_tiers(&["inner", "outer"], query).await;
+    }
+
+    async fn purge_tiers(&self, tiers: &[&str], query: &str) {
+        for tier in tiers {
             for front in &self.fronts {
                 let request = format!(
                     "POST /{tier}?{query} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {TOKEN}\r\n\
@@ -110,6 +119,13 @@ impl Site {
     }
 }
 
+/// Makes a request one that the client has sent over TLS.
+fn over_tls(mut request: Request) -> Request {
+    let peer = request.extensions().get::<Peer>().unwrap().clone();
+    request.extensions_mut().insert(peer.secured(Tls::new("TLSv1.3")));
+    request
+}
+
 async fn get(addr: SocketAddr, path: &str) -> String {
     let request = format!("GET {path} HTTP/1.1\r\nHost: site.example\r\nConnection: close\r\n\r\n");
     exchange(addr, request).await
@@ -121,7 +137,7 @@ async fn caches_of_a_site_fetch_each_key_once_and_are_all_invalidated() {
     assert_eq!(site.fetch_all(1).await, [1; PATHS], "the owner of a key fetches it for all");
     site.version.store(2, Relaxed);
     assert_eq!(site.fetch_all(1).await, [0; PATHS], "each front has it now");
-    site.purge("prefix=http://site.example/page/").await;
+    site.purge("prefix=https://site.example/page/").await;
     assert_eq!(site.fetch_all(2).await, [1; PATHS]);
 
     // A front is lost: its keys move to others, and those of others stay.
@@ -129,9 +145,14 @@ async fn caches_of_a_site_fetch_each_key_once_and_are_all_invalidated() {
     let others = site.fronts[1].outer.addr;
     lost.stop().await;
     site.asked.lock().unwrap().clear();
+    site.purge_tiers(&["outer"], "all").await;
     for i in 0..PATHS {
-        let answer = get(others, &format!("/page/{i}?again")).await;
+        let answer = get(others, &format!("/page/{i}")).await;
         assert!(answer.ends_with("version 2"), "{answer}");
     }
+    assert!(
+        site.asked.lock().unwrap().len() < PATHS,
+        "the keys of the other owners have not moved"
+    );
     site.stop().await;
 }

@@ -19,17 +19,20 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, sleep},
 };
-use tower::{Service, service_fn};
+use tower::{Layer, Service, ServiceExt, limit::ConcurrencyLimit, service_fn};
 
 use super::support::statuses;
 use crate::{
-    Body, Request, Response,
+    Body, Request, Response, Router,
     conn::{
         Config, Http1Config, Transport,
         h1::{client, server::Connection},
     },
+    error::Error,
+    files::{DirBuilder, Embedded},
+    layer::{ForwardAuthLayer, RequestBufferLayer},
     net::DrainWatch,
-    peer::{MinRate, Peer},
+    peer::{Deadline, MinRate, Peer},
     proto::h1::Limits,
     serve,
 };
@@ -57,7 +60,8 @@ fn config() -> Config {
         .http1(Http1Config::new().linger(secs(5)))
 }
 
-/// Starts a connection over a pipe of 64 bytes, to an application that responds as the path names.
+/// Starts a connection over a pipe of 64 bytes, to an application that responds as the path names. For `/late` it takes a
+/// second after the body.
 fn connect() -> (DuplexStream, JoinHandle<std::io::Result<()>>) {
     let app = service_fn(|request: Request| async move {
         match request.uri().path() {
@@ -67,10 +71,14 @@ fn connect() -> (DuplexStream, JoinHandle<std::io::Result<()>>) {
             }
             _ => {}
         }
+        let is_late = request.uri().path() == "/late";
         let status = match request.into_body().collect().await {
             Ok(_) => 200,
             Err(_) => 408,
         };
+        if is_late {
+            sleep(secs(1)).await;
+        }
         Ok(Response::builder().status(status).body(Body::empty()).unwrap())
     });
     let (client, io) = tokio::io::duplex(64);
@@ -128,6 +136,14 @@ async fn idle_connection_is_closed_without_a_response() {
 async fn r3_stalled_body_is_answered_with_408() {
     let (answer, took) = send(&[HEAD, "ABC"], secs(2)).await;
     assert_eq!((statuses(&answer), took.as_secs()), (vec![408], 2 + 30));
+}
+
+#[tokio::test(start_paused = true)]
+async fn service_has_its_whole_time_after_a_long_upload_has_failed() {
+    let mut pieces = vec!["POST /late HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"];
+    pieces.extend(["0123456789abcdefghij"; 310]);
+    let (answer, took) = send(&pieces, secs(1)).await;
+    assert_eq!((statuses(&answer), took.as_secs()), (vec![408], 310 + 30 + 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -196,6 +212,34 @@ async fn time_of_unready_service_is_not_charged_to_the_client() {
     let mut answer = vec![0; 15];
     client.read_exact(&mut answer).await.unwrap();
     assert_eq!(answer, b"HTTP/1.1 200 OK");
+}
+
+#[tokio::test(start_paused = true)]
+async fn wait_for_a_service_ends_with_the_deadline_of_the_request() {
+    let never = service_fn(|_: Request| std::future::pending::<Result<Response, Infallible>>());
+    let limited = ConcurrencyLimit::new(never, 1);
+    let allow = service_fn(async |_: Request| Ok::<_, Infallible>(Response::new(Body::empty())));
+    let files = DirBuilder::backend(Embedded::default());
+    let router = Router::new()
+        .route("/", limited.clone())
+        .route("/buffered", RequestBufferLayer::new().layer(limited.clone()))
+        .route("/files", files.or(limited.clone()))
+        .route("/authorizer", ForwardAuthLayer::new(limited.clone(), "/").layer(allow))
+        .route("/authorized", ForwardAuthLayer::new(allow, "/").layer(limited));
+    let request = Request::get("/").body(Body::empty()).unwrap();
+    let mut holder = Box::pin(router.clone().oneshot(request));
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    assert!(holder.as_mut().poll(&mut cx).is_pending()); // it has the only permit
+    for path in ["/", "/buffered", "/files", "/authorizer", "/authorized"] {
+        let start = Instant::now();
+        let deadline = Deadline((start + secs(3)).into_std());
+        let request = Request::get(path).extension(deadline).body(Body::empty()).unwrap();
+        let waiting = tokio::time::timeout(secs(60), router.clone().oneshot(request));
+        let error = waiting.await.expect("it waits longer").unwrap_err();
+        assert!(Error::find(&*error).unwrap().is_timeout(), "{error}");
+        assert_eq!(start.elapsed().as_secs(), 3, "{path}");
+    }
+    drop(holder);
 }
 
 /// A service that becomes ready at a given time.

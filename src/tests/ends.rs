@@ -55,24 +55,34 @@ async fn bytes_after_the_last_request_do_not_truncate_its_response() {
 }
 
 #[tokio::test]
-async fn incomplete_request_at_shutdown_does_not_affect_the_response_before_it() {
-    let server = start(service_fn(large)).await;
-    let mut client = TcpStream::connect(server.addr).await.unwrap();
+async fn request_at_shutdown_does_not_affect_the_response_before_it() {
     let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-    client.write_all(request).await.unwrap();
-    assert!(!read_until(&mut client, "\r\n\r\n").await.contains("close"));
-    client.write_all(request).await.unwrap();
-    let addr = server.addr;
-    let stopping = tokio::spawn(server.stop());
-    within(async {
-        while TcpStream::connect(addr).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    assert_eq!(count(&mut client).await, (LARGE, true));
-    drop(client);
-    within(stopping).await.unwrap();
+    for is_complete in [false, true] {
+        let server = start(service_fn(large)).await;
+        let mut client = TcpStream::connect(server.addr).await.unwrap();
+        client.write_all(request).await.unwrap();
+        assert!(!read_until(&mut client, "\r\n\r\n").await.contains("close"));
+        let next = if is_complete { &request[..] } else { &request[..10] };
+        client.write_all(next).await.unwrap();
+        let addr = server.addr;
+        let stopping = tokio::spawn(server.stop());
+        within(async {
+            while TcpStream::connect(addr).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let mut body = vec![0; LARGE];
+        within(client.read_exact(&mut body)).await.unwrap();
+        let mut rest = Vec::new();
+        within(client.read_to_end(&mut rest)).await.expect("an orderly end");
+        let rest = String::from_utf8(rest).unwrap();
+        assert_eq!(statuses(&rest), [200; 1][..usize::from(is_complete)]);
+        assert_eq!(rest.contains("connection: close\r\n"), is_complete);
+        assert!(rest.len() >= if is_complete { LARGE } else { 0 });
+        drop(client);
+        within(stopping).await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -150,8 +160,12 @@ async fn idle_connection_is_checked_without_task_budget() {
 async fn empty_line_does_not_make_shutdown_wait_for_its_client() {
     let hour = std::time::Duration::from_secs(3600);
     let http1 = Http1Config::new().linger(hour);
-    let server = start_with(service_fn(large), |s| s.http1(http1)).await;
+    let hello =
+        service_fn(|_: Request| async { Ok::<_, Infallible>(Response::new(Body::from("hello"))) });
+    let server = start_with(hello, |s| s.http1(http1)).await;
     let mut client = TcpStream::connect(server.addr).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    read_until(&mut client, "hello").await;
     client.write_all(b"\r\n").await.unwrap();
     for _ in 0..10 {
         tokio::task::yield_now().await;

@@ -1,10 +1,14 @@
 //! HTTP/2: what a client sees, and what a hostile one does.
 
 mod attacks;
+mod ending;
 mod frames;
+mod gate;
+mod last_data;
 mod legitimate;
 mod limits;
 mod requests;
+mod room;
 mod windows;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
@@ -29,7 +33,7 @@ struct Served {
 
 fn serve<S>(service: S, config: Config) -> Served
 where
-    S: HttpService + Send + 'static,
+    S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     serve_watched(service, config, DrainWatch::never())
@@ -37,10 +41,19 @@ where
 
 fn serve_watched<S>(service: S, config: Config, watch: DrainWatch) -> Served
 where
-    S: HttpService + Send + 'static,
+    S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
-    let (client, io) = tokio::io::duplex(1 << 20);
+    serve_piped(1 << 20, service, config, watch)
+}
+
+/// Serves over a pipe that holds `len` bytes in each direction.
+fn serve_piped<S>(len: usize, service: S, config: Config, watch: DrainWatch) -> Served
+where
+    S: HttpService + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    let (client, io) = tokio::io::duplex(len);
     let transport = Transport::new(io, Peer::memory(), watch);
     let task = tokio::spawn(Connection::new(transport, service, Arc::new(config)));
     Served { client, task }
@@ -49,7 +62,7 @@ where
 /// A client of `h2`, whose connection runs in a task.
 async fn connect<S>(service: S, config: Config) -> SendRequest<Bytes>
 where
-    S: HttpService + Send + 'static,
+    S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     client_of(serve(service, config).client).await

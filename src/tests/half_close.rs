@@ -31,7 +31,7 @@ const GET: &[u8] = b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n";
 /// Returns a client and the connection that serves it.
 fn connect<S>(service: S, config: Config) -> (DuplexStream, Connection<DuplexStream, S>)
 where
-    S: HttpService,
+    S: HttpService + Clone,
     S::Future: Send + 'static,
 {
     let (client, io) = tokio::io::duplex(1 << 16);
@@ -46,7 +46,7 @@ fn poll_once<F: Future + Unpin>(connection: &mut F) {
 }
 
 /// A service that drops the body, waits for `open`, and responds with the path of the request.
-fn gated(open: Arc<Notify>) -> impl HttpService<Body, Future: Send> {
+fn gated(open: Arc<Notify>) -> impl HttpService<Body, Future: Send> + Clone {
     service_fn(move |request: Request| {
         let open = open.clone();
         async move {
@@ -120,7 +120,7 @@ async fn half_closed_client_is_answered_although_its_chunked_body_is_not_read() 
 /// Returns the number of seconds until the server closes the connection of a half-closed client.
 async fn waited<S>(service: S, half_close: Duration, request: &[u8]) -> (u64, String)
 where
-    S: HttpService + Send + 'static,
+    S: HttpService + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     let config = Config::new().http1(Http1Config::new().half_close(half_close));

@@ -15,7 +15,12 @@ use tokio_tungstenite::{
 use tower::Layer;
 
 use super::support::{exchange, start, statuses, within};
-use crate::{Request, Response, layer::HyperUpgradeLayer, peer::Peer, upstream::Upstream};
+use crate::{
+    Request, Response,
+    layer::HyperUpgradeLayer,
+    peer::Peer,
+    upstream::{TunnelOptions, Upstream},
+};
 
 /// Sends the address of the client, and then echoes.
 fn app() -> Router {
@@ -64,6 +69,26 @@ async fn axum_application_serves_websockets_unchanged() {
     for server in [http2, http1, front] {
         server.stop().await;
     }
+}
+
+#[tokio::test]
+async fn shutdown_closes_websockets_of_an_axum_application_in_order() {
+    let options = TunnelOptions::new().drain_timeout(std::time::Duration::ZERO);
+    let front = start(HyperUpgradeLayer::new().tunnels(options).layer(app())).await;
+    let stream = TcpStream::connect(front.addr).await.unwrap();
+    let uri = format!("ws://{}/chat", front.addr);
+    let (mut socket, _) = within(client_async(uri, stream)).await.unwrap();
+    assert_eq!(within(socket.next()).await.unwrap().unwrap(), ClientMessage::text("127.0.0.1"));
+    let hello = ClientMessage::text("hello");
+    within(socket.send(hello.clone())).await.unwrap();
+    assert_eq!(within(socket.next()).await.unwrap().unwrap(), hello);
+    let stop = tokio::spawn(front.stop());
+    let closed = within(socket.next()).await.unwrap().unwrap();
+    let ClientMessage::Close(Some(frame)) = closed else { panic!("{closed}") };
+    assert_eq!(u16::from(frame.code), 1001);
+    assert!(within(socket.next()).await.is_none_or(|end| end.is_err()), "the end of the stream");
+    drop(socket);
+    within(stop).await.unwrap();
 }
 
 #[tokio::test]

@@ -7,16 +7,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::{Layer, ServiceBuilder, service_fn};
 use tracing::instrument::WithSubscriber;
 
+use super::support::refusing;
 use crate::{
     Body, BoxError, Error, HttpService, Request, Response,
-    conn::{Config, Connection, Transport, testing::Lines},
+    conn::{Connection, Transport, testing::Lines},
     error::Kind,
     layer::{DisconnectLayer, RescueLayer},
     net::DrainWatch,
@@ -28,13 +26,12 @@ use crate::{
 /// Sends `request` as a client at 192.0.2.1:9. Returns the response and the log lines.
 pub(super) async fn lines_of<S>(service: S, request: &str) -> (String, Lines)
 where
-    S: HttpService<Body, Future: Send> + Send + 'static,
+    S: HttpService<Body, Future: Send> + Clone + Send + 'static,
 {
     let peer = Peer::tcp("192.0.2.1:9".parse().unwrap(), "192.0.2.2:80".parse().unwrap());
     let (mut client, io) = tokio::io::duplex(1 << 16);
-    let config = Config::new().answer_timeout(Duration::from_millis(50));
-    let connection =
-        Connection::new(Transport::new(io, peer, DrainWatch::never()), service, Arc::new(config));
+    let transport = Transport::new(io, peer, DrainWatch::never());
+    let connection = Connection::new(transport, service, Arc::default());
     let lines = Lines::default();
     let talk = async {
         client.write_all(request.as_bytes()).await.unwrap();
@@ -88,7 +85,7 @@ async fn rescue_below_a_nested_route_logs_the_requested_path() {
     assert_line(&lines, "vestibule::request", "ERROR", "path=\"/a/b\"");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn service_that_does_not_answer_in_time_is_logged_with_its_request() {
     let never = service_fn(|_: Request| std::future::pending::<Result<Response, Infallible>>());
     let (answer, lines) = lines_of(never, POST).await;
@@ -128,11 +125,11 @@ async fn panic_of_a_worker_is_logged_with_its_request() {
 
 #[tokio::test]
 async fn ejected_endpoint_is_logged_with_the_request_that_failed() {
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let upstream = Upstream::new([free.to_string()]).unwrap();
+    let refusing = refusing();
+    let upstream = Upstream::new([refusing.to_string()]).unwrap();
     let (answer, lines) = lines_of(RescueLayer::new().layer(upstream), POST).await;
     assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
-    let text = format!("cannot connect to {free}");
+    let text = format!("cannot connect to {refusing}");
     assert_line(&lines, "vestibule::upstream", "WARN", &text);
     assert_line(&lines, "vestibule::request", "WARN", &text);
 }

@@ -23,7 +23,7 @@ const FIELDS: [&str; 5] =
 
 /// Verbs of plural subjects.
 const PLURAL_VERBS: &str = "agree are arrive can cannot cost count differ do end evict fit follow form give go have \
-    keep leave match may must need reach reject release restrict return share stand stay survive take tell wait \
+    keep leave lose match may must need reach reject release restrict return share stand stay survive take tell wait \
     wrap yield";
 
 /// Words for persons.

@@ -10,6 +10,7 @@ mod dnsmasq;
 mod etcd;
 mod failover;
 mod haproxy;
+mod http_programs;
 mod machines;
 mod nginx;
 mod php;
@@ -48,7 +49,7 @@ fn program(name: &str) -> Command {
 /// Runs `curl` with common arguments and these, and returns its output.
 async fn curl(args: &[&str]) -> String {
     let mut command = program("curl");
-    command.args(["--silent", "--show-error", "--max-time", "15"]).args(args);
+    command.args(["--silent", "--show-error", "--max-time", "60"]).args(args);
     let out = within(command.output()).await.unwrap();
     assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8_lossy(&out.stdout).into_owned()

@@ -22,10 +22,11 @@ use crate::{
     conn::{
         Config, Connection, Http1Config, Transport,
         h1::{client, server},
+        upgrade,
     },
     layer::RescueLayer,
     net::{Drain, DrainWatch, Gate},
-    peer::{Peer, Tls},
+    peer::{MinRate, Peer, Tls},
     proto::h1::Limits,
     serve::{Serve, serve},
 };
@@ -113,20 +114,53 @@ impl crate::conn::Checkin<client::Connection<DuplexStream>> for Return {
 }
 
 #[tokio::test]
-async fn client_driver_returns_its_stream() {
+async fn client_driver_returns_its_stream_with_the_bytes_read_ahead() {
+    for early in ["", "early"] {
+        let (mut server, io) = tokio::io::duplex(1 << 10);
+        let (back, returned) = oneshot::channel();
+        let connection = client::Connection::new(io, Arc::default());
+        let request = Request::get("/").header("host", "a").body(Body::empty()).unwrap();
+        server.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        connection.exchange(request, Return(back)).await.unwrap();
+        let mut connection = returned.await.unwrap();
+        server.write_all(early.as_bytes()).await.unwrap();
+        let is_usable = poll_fn(|cx| Poll::Ready(connection.poll_usable(cx))).await;
+        assert_eq!(is_usable, early.is_empty());
+        let mut parts = connection.into_parts();
+        assert_eq!(parts.read_ahead, early);
+        parts.io.write_all(b"next protocol").await.unwrap();
+        drop(parts);
+        let mut received = String::new();
+        server.read_to_string(&mut received).await.unwrap();
+        assert!(received.ends_with("\r\n\r\nnext protocol"), "{received}");
+    }
+}
+
+#[tokio::test]
+async fn stream_of_a_client_after_101_begins_with_the_bytes_after_the_response() {
     let (mut server, io) = tokio::io::duplex(1 << 10);
-    let (back, returned) = oneshot::channel();
+    let (back, _returned) = oneshot::channel();
+    let request = Request::get("/")
+        .header("host", "a")
+        .header("connection", "upgrade")
+        .header("upgrade", "echo")
+        .body(Body::empty())
+        .unwrap();
+    let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+    server.write_all(format!("{head}read ahead, ").as_bytes()).await.unwrap();
     let connection = client::Connection::new(io, Arc::default());
-    let request = Request::get("/").header("host", "a").body(Body::empty()).unwrap();
-    server.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
-    connection.exchange(request, Return(back)).await.unwrap();
-    let mut parts = returned.await.unwrap().into_parts();
-    assert!(parts.read_ahead.is_empty());
-    parts.io.write_all(b"next protocol").await.unwrap();
-    drop(parts);
-    let mut received = String::new();
-    server.read_to_string(&mut received).await.unwrap();
-    assert!(received.ends_with("\r\n\r\nnext protocol"), "{received}");
+    let mut response = connection.exchange(request, Return(back)).await.unwrap();
+    let mut stream = upgrade::take_stream(&mut response).unwrap();
+    assert!(upgrade::take_stream(&mut response).is_none(), "it was taken");
+    server.write_all(b"and then the rest").await.unwrap();
+    let mut received = [0; 29];
+    stream.read_exact(&mut received).await.unwrap();
+    assert_eq!(&received, b"read ahead, and then the rest");
+    stream.write_all(b"next protocol").await.unwrap();
+    drop(stream);
+    let mut sent = String::new();
+    server.read_to_string(&mut sent).await.unwrap();
+    assert!(sent.ends_with("\r\n\r\nnext protocol"), "{sent}");
 }
 
 #[tokio::test]
@@ -169,15 +203,25 @@ async fn connection_of_a_rescued_service_runs_in_a_task_of_its_own() {
 fn serve_options_commute() {
     type Hello = fn(Request) -> std::future::Ready<Result<Response, Infallible>>;
     type Option = fn(Serve<tower::util::ServiceFn<Hello>>) -> Serve<tower::util::ServiceFn<Hello>>;
-    let options: [Option; 6] = [
+    let options: &[Option] = &[
         |s| s.http1(Http1Config::new().half_close(Duration::ZERO)),
         |s| s.limits(Limits { head_bytes: 1, ..Limits::default() }),
         |s| s.budget(Budget::builder().hard_limit(7).build()),
-        |s| s.gate(Gate::new(Arc::new(tokio::sync::Semaphore::new(1)))),
-        |s| s.write_timeout(Duration::from_secs(9)).answer_timeout(Duration::from_secs(8)),
+        |s| s.gate(Gate::new(Arc::new(tokio::sync::Semaphore::new(0)))),
+        |s| s.write_timeout(Duration::from_secs(9)),
+        |s| s.write_rate(MinRate::new(7, Duration::from_secs(7))),
+        |s| s.answer_timeout(Duration::from_secs(8)),
+        |s| s.ready_timeout(Duration::from_secs(6)),
+        |s| s.without_access_log(),
+        |s| s.runtime_threads(3),
+        |s| s.connections(5),
+        |s| s.connections_per_client(2),
+        |s| s.shutdown_timeout(Duration::from_secs(4)),
+        |s| s.drain_also(Drain::new()),
+        #[cfg(feature = "h2")]
+        |s| s.http2(crate::conn::Http2Config::new().max_streams(11)),
         |s| {
-            let s = s.without_access_log().runtime_threads(3).connections(5);
-            s.shutdown_timeout(Duration::from_secs(4))
+            s.proxy_protocol(crate::conn::ProxyProtocol::new().trust("10.0.0.0/8".parse().unwrap()))
         },
     ];
     let hello: Hello = |_| std::future::ready(Ok(Response::new(Body::empty())));
@@ -185,6 +229,10 @@ fn serve_options_commute() {
         let server = order.fold(serve("127.0.0.1:0", service_fn(hello)), |s, option| option(s));
         format!("{server:?}")
     };
+    let default = with(&mut [].iter());
+    for option in options {
+        assert_ne!(with(&mut [*option].iter()), default, "each option is seen");
+    }
     let forward = with(&mut options.iter());
     for first in 0..options.len() {
         let (tail, head) = options.split_at(first);
@@ -196,7 +244,9 @@ fn serve_options_commute() {
 #[tokio::test]
 async fn serve_refuses_options_that_serve_nothing() {
     let server = || serve("127.0.0.1:0", path());
-    for server in [server().runtime_threads(0), server().connections(0)] {
+    for server in
+        [server().runtime_threads(0), server().connections(0), server().connections_per_client(0)]
+    {
         let error = server.bind().unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
     }

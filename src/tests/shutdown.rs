@@ -1,24 +1,28 @@
 //! Tests of graceful shutdown: what it waits for, and what it does not.
 
-use std::{convert::Infallible, env, path::Path, process::Stdio, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, env, future::IntoFuture, io::ErrorKind::WouldBlock, os::fd::AsFd,
+    path::Path, process::Stdio, sync::Arc, time::Duration,
+};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream, Lines},
-    net::{TcpStream, UnixStream},
+    net::{TcpListener, TcpStream, UnixStream},
     process::{Child, ChildStdout, Command},
+    sync::Semaphore,
     task::JoinHandle,
     time::Instant,
 };
 use tower::service_fn;
 
-use super::support::{read_until, start_with, statuses, within};
+use super::support::{read_all, read_until, start_with, statuses, within};
 use crate::{
     Body, Request, Response,
     conn::{Config, Connection, Http1Config, Transport},
-    net::Drain,
+    net::{Drain, Gate, Stream},
     peer::Peer,
-    serve::{self, serve},
+    serve::{self, Bind, serve},
 };
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -86,6 +90,141 @@ async fn head_that_is_completed_during_a_drain_is_answered() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn request_that_has_arrived_when_a_drain_begins_is_answered() {
+    for earlier in [0, 1] {
+        let drain = Drain::new();
+        let (mut client, task) = connect(&drain);
+        for _ in 0..earlier {
+            client.write_all(GET).await.unwrap();
+            read_response(&mut client).await;
+        }
+        settle().await;
+        // The connection is not polled between these two.
+        client.write_all(GET).await.unwrap();
+        drain.begin();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(statuses(&answer), [200], "after {earlier} requests");
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+        task.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn request_that_only_the_kernel_has_received_when_a_drain_begins_is_answered() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let drain = Drain::new();
+    let transport = Transport::new(Stream::from(stream), Peer::memory(), drain.watch());
+    let task = tokio::spawn(Connection::new(transport, service_fn(early), Arc::default()));
+    client.write_all(GET).await.unwrap();
+    read_until(&mut client, "early").await;
+    settle().await;
+    // The runtime does not ask the kernel for events before it polls the connection, which the drain wakes.
+    assert_eq!(client.try_write(GET).unwrap(), GET.len());
+    drain.begin();
+    let answer = read_all(&mut client).await;
+    assert_eq!(statuses(&answer), [200], "{answer}");
+    assert!(answer.contains("connection: close\r\n"), "{answer}");
+    drop(client);
+    within(task).await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn pipelined_request_behind_full_output_is_answered_in_a_drain_and_after_a_half_close() {
+    for is_half_closed in [false, true] {
+        let drain = Drain::new();
+        let (mut client, io) = tokio::io::duplex(1 << 10);
+        // Five responses fill the output; the sixth request is read and waits.
+        let service = service_fn(async |_: Request| {
+            Ok::<_, Infallible>(Response::new(Body::from(vec![b'x'; 16_000])))
+        });
+        let transport = Transport::new(io, Peer::memory(), drain.watch());
+        let task = tokio::spawn(Connection::new(transport, service, Arc::default()));
+        client.write_all(&GET.repeat(6)).await.unwrap();
+        if is_half_closed {
+            client.shutdown().await.unwrap();
+        }
+        settle().await;
+        if !is_half_closed {
+            drain.begin();
+        }
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(statuses(&answer), [200; 6]);
+        task.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_at_a_closed_gate_is_answered_in_a_drain() {
+    for earlier in [0, 1] {
+        let (drain, permits) = (Drain::new(), Arc::new(Semaphore::new(1)));
+        let (mut client, io) = tokio::io::duplex(1 << 10);
+        let config = Config::new().gate(Gate::new(permits.clone()));
+        let transport = Transport::new(io, Peer::memory(), drain.watch());
+        tokio::spawn(Connection::new(transport, service_fn(early), Arc::new(config)));
+        for _ in 0..earlier {
+            client.write_all(GET).await.unwrap();
+            read_response(&mut client).await;
+        }
+        let _permit = permits.acquire().await.unwrap();
+        client.write_all(GET).await.unwrap();
+        settle().await;
+        drain.begin();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(statuses(&answer), [200], "after {earlier} requests");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_connection_has_one_second_for_its_request_in_a_drain() {
+    for is_sent in [false, true] {
+        let drain = Drain::new();
+        let (mut client, _task) = connect(&drain);
+        settle().await;
+        let began = Instant::now();
+        drain.begin();
+        if is_sent {
+            tokio::time::sleep(Duration::from_millis(900)).await;
+            client.write_all(GET).await.unwrap();
+        }
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(statuses(&answer), [200; 1][..usize::from(is_sent)]);
+        drop(client);
+        drain.ended().await;
+        assert_eq!(began.elapsed().as_millis(), if is_sent { 900 } else { 1000 });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_connection_does_not_hold_a_drain_after_its_first_request() {
+    for empty_line in [&b""[..], b"\r\n"] {
+        let drain = Drain::new();
+        let (mut client, _task) = connect(&drain);
+        client.write_all(GET).await.unwrap();
+        read_response(&mut client).await;
+        client.write_all(empty_line).await.unwrap();
+        settle().await;
+        let began = Instant::now();
+        drain.begin();
+        drain.ended().await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+}
+
+/// Reads a response to [`GET`].
+async fn read_response(client: &mut DuplexStream) {
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"early") {
+        answer.push(client.read_u8().await.unwrap());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn lingering_connection_does_not_hold_a_drain() {
     for begins_first in [false, true] {
         let drain = Drain::new();
@@ -120,6 +259,66 @@ async fn server_ends_while_a_connection_lingers() {
     read_until(&mut client, "early").await;
     assert_eq!(within(client.read(&mut [0])).await.unwrap(), 0, "its end has come");
     server.stop().await;
+}
+
+#[tokio::test]
+async fn clients_in_the_accept_queue_are_served_in_a_shutdown() {
+    for is_passed in [false, true] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let kept = listener.as_fd().try_clone_to_owned().unwrap();
+        let bind: Bind = if is_passed { listener.into() } else { "127.0.0.1:0".into() };
+        let server = serve(bind, service_fn(early)).shutdown(std::future::ready(()));
+        let server = server.bind().unwrap();
+        let addr = server.local_addr().unwrap().to_string();
+        let mut clients = Vec::new();
+        for _ in 0..20 {
+            let mut client = TcpStream::connect(&*addr).await.unwrap();
+            client.write_all(GET).await.unwrap();
+            clients.push(client);
+        }
+        within(server.into_future()).await.unwrap();
+        for client in &mut clients {
+            if is_passed {
+                assert!(client.try_read(&mut [0]).is_err_and(|e| e.kind() == WouldBlock));
+            } else {
+                let answer = read_all(client).await;
+                assert!(answer.contains("connection: close\r\n"), "{answer}");
+            }
+        }
+        drop(kept);
+    }
+}
+
+#[tokio::test]
+async fn clients_that_wait_for_a_permit_are_served_in_a_shutdown() {
+    let server = start_with(service_fn(early), |s| s.connections(1)).await;
+    let mut idle = TcpStream::connect(server.addr).await.unwrap();
+    idle.write_all(GET).await.unwrap();
+    read_until(&mut idle, "early").await;
+    // The first of them may have been accepted when the shutdown begins.
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = TcpStream::connect(server.addr).await.unwrap();
+        client.write_all(GET).await.unwrap();
+        clients.push(client);
+    }
+    server.stop().await;
+    for client in &mut clients {
+        let answer = read_all(client).await;
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+    }
+    assert_eq!(read_all(&mut idle).await, "");
+}
+
+#[tokio::test]
+async fn client_that_waits_at_a_closed_gate_is_served_in_a_shutdown() {
+    let gate = Gate::new(Arc::new(Semaphore::new(0)));
+    let server = start_with(service_fn(early), |s| s.gate(gate)).await;
+    let mut client = TcpStream::connect(server.addr).await.unwrap();
+    client.write_all(GET).await.unwrap();
+    server.stop().await;
+    let answer = read_all(&mut client).await;
+    assert!(answer.contains("connection: close\r\n"), "{answer}");
 }
 
 #[tokio::test]
@@ -196,7 +395,16 @@ async fn signal_drains_a_server_and_a_second_one_ends_the_process() {
             }
         })
         .await;
-        send(&server, signal);
-        assert_eq!(within(server.wait()).await.unwrap().code(), Some(status));
+        // Those directly after the first one repeat it, and a later one ends the process.
+        let ended = within(async {
+            loop {
+                if let Some(ended) = server.try_wait().unwrap() {
+                    break ended;
+                }
+                send(&server, signal);
+                tokio::task::yield_now().await;
+            }
+        });
+        assert_eq!(ended.await.code(), Some(status));
     }
 }

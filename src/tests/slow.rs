@@ -12,7 +12,7 @@ use tokio::{
 };
 use tower::{Layer, ServiceBuilder, service_fn};
 
-use super::support::{read_until, start, within};
+use super::support::{TIMEOUT, read_until, start, within};
 use crate::{
     Body, Request, Response,
     layer::{RequestBufferLayer, ResponseBufferLayer},
@@ -100,7 +100,7 @@ async fn no_slow_client_ever_holds_a_worker() {
         done.unwrap();
     }
     server.stop().await;
-    threads.shutdown(Duration::from_secs(5)).await.unwrap();
+    threads.shutdown(TIMEOUT).await.unwrap();
 }
 
 /// Sends a head and half of a body in small pieces, and the rest after a permit of `go_on`.

@@ -3,6 +3,7 @@
 use tokio::net::TcpListener;
 use tower::service_fn;
 
+use super::support::refusing;
 use crate::{
     Body, BoxError, Request, Response, files::DirBuilder, serve, upstream::Upstream, worker,
 };
@@ -11,7 +12,7 @@ use crate::{
 async fn upstream_check_names_servers_that_cannot_be_reached() {
     let live = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let live = live.local_addr().unwrap().to_string();
-    let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let dead = refusing().to_string();
     let directory = tempfile::tempdir().unwrap();
     let gone = format!("unix:{}", directory.path().join("gone").display());
     let api = Upstream::new([&live, &gone, &dead]).unwrap();

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The timeout of tests that hang. No test waits for it.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running server, which ends at once when it is dropped.
 pub(super) struct Running {
@@ -34,6 +34,12 @@ impl Running {
         let _ = self.stop.send(());
         within(self.task).await.unwrap().unwrap();
     }
+}
+
+/// Returns an address that refuses connections. The port of a listener that was closed would not do: another test may get
+/// it at once.
+pub(super) fn refusing() -> SocketAddr {
+    ([127, 76, 0, 1], 1).into() // of no other test, and no service: IANA has assigned the port to TCPMUX (RFC 1078)
 }
 
 /// Serves on a free port, with default options.

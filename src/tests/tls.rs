@@ -13,10 +13,12 @@ use tower::service_fn;
 
 use super::support::{Running, exchange, start_with, within};
 use crate::{
-    Body, Request, Response, Router, files,
+    Body, Request, Response, Router,
+    error::{Error, Kind},
+    files,
     net::tls::{
         Host, Server,
-        testing::{Authority, name},
+        testing::{Authority, name, server_config},
     },
     peer::Peer,
 };
@@ -62,6 +64,29 @@ async fn request_over_tls_has_its_facts_and_ends_in_order() {
 }
 
 #[tokio::test]
+async fn body_that_ends_with_connection_has_no_orderly_end_if_it_fails() {
+    let ca = Authority::new();
+    let (chain, key) = ca.issue("a", &["a.example"]);
+    let service = service_fn(async |request: Request| {
+        let (sender, body) = Body::channel(None);
+        sender.send("half".into()).unwrap();
+        match request.uri().path() {
+            "/whole" => sender.finish(None),
+            _ => sender.abort(Error::new(Kind::Internal, "the body has failed")),
+        }
+        Ok::<_, Infallible>(Response::new(body))
+    });
+    let server = start_with(service, |s| s.tls(Server::pem_files(chain, key).unwrap())).await;
+    for (path, is_whole) in [("/whole", true), ("/cut", false)] {
+        let mut stream = connect(&ca, server.addr, "a.example").await;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+        let ended = within(stream.read_to_end(&mut Vec::new())).await;
+        assert_eq!(ended.is_ok(), is_whole, "{path}: {ended:?}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn t1_request_for_a_stricter_host_is_misdirected() {
     let ca = Authority::new();
     let (chain, key) = ca.issue("both", &["a.example", "admin.example"]);
@@ -76,6 +101,71 @@ async fn t1_request_for_a_stricter_host_is_misdirected() {
         let answer = String::from_utf8(ask(&mut stream, &get("/", host)).await).unwrap();
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{host}: {answer}");
     }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn t1_request_without_host_is_for_the_default_host() {
+    let ca = Authority::new();
+    let (chain, key) = ca.issue("both", &["a.example", "admin.example"]);
+    let host = |name| Host::pem_files(&chain, &key).names([name]);
+    let strict = || host("admin.example").require_client_certificate(ca.file());
+    let strict_first = Server::builder().host(strict()).host(host("a.example"));
+    let open_first = Server::builder().host(host("a.example")).host(strict());
+    for (tls, status) in [(strict_first, "421"), (open_first, "200")] {
+        let server = facts(tls.build().unwrap()).await;
+        let mut stream = connect(&ca, server.addr, "a.example").await;
+        let answer = ask(&mut stream, "GET / HTTP/1.0\r\n\r\n").await;
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        server.stop().await;
+    }
+}
+
+#[cfg(feature = "h2")]
+#[tokio::test]
+async fn listener_without_http2_does_not_offer_it() {
+    let ca = Authority::new();
+    let files = ca.issue("a", &["a.example"]);
+    let usual = || Server::pem_files(&files.0, &files.1).unwrap();
+    let mut custom = server_config(&files);
+    custom.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    for tls in [usual(), Server::from_config(custom)] {
+        for (has_http2, offered, chosen) in [
+            (true, &["h2", "http/1.1"][..], Some(&b"h2"[..])),
+            (false, &["h2", "http/1.1"], Some(b"http/1.1")),
+            (false, &[], None),
+        ] {
+            let service = service_fn(async |request: Request| {
+                let version = format!("{:?}", request.version());
+                Ok::<_, Infallible>(Response::new(Body::from(version)))
+            });
+            let server = start_with(service, |s| {
+                let s = s.tls(tls.clone());
+                if has_http2 { s } else { s.without_http2() }
+            })
+            .await;
+            let socket = TcpStream::connect(server.addr).await.unwrap();
+            let client = ca.client(offered);
+            let mut stream = within(client.connect(name("a.example"), socket)).await.unwrap();
+            assert_eq!(stream.get_ref().1.alpn_protocol(), chosen);
+            if !has_http2 {
+                let answer = ask(&mut stream, &get("/", "a.example")).await;
+                assert!(answer.ends_with(b"HTTP/1.1"));
+            }
+            drop(stream);
+            server.stop().await;
+        }
+    }
+    // The client offers only what the listener does not.
+    let server = start_with(
+        service_fn(async |_: Request| Ok::<_, Infallible>(Response::new(Body::empty()))),
+        |s| s.tls(usual()).without_http2(),
+    )
+    .await;
+    let socket = TcpStream::connect(server.addr).await.unwrap();
+    let error = within(ca.client(&["h2"]).connect(name("a.example"), socket)).await.unwrap_err();
+    assert!(error.to_string().contains("NoApplicationProtocol"), "{error}");
     server.stop().await;
 }
 

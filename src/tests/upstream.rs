@@ -1,6 +1,8 @@
 //! Tests of the proxy with scripted servers: the forwarded requests, and the handling of their responses.
 
 mod endpoints;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod forwarding;
 mod heads;
 mod late;
@@ -23,7 +25,7 @@ use tokio::{
 use tower::{Layer, ServiceExt};
 
 use super::support::{
-    Running, exchange, read_all, read_until, reset, start, start_with, statuses, within,
+    Running, exchange, read_all, read_until, refusing, reset, start, start_with, statuses, within,
 };
 use crate::{
     Body, Error, Request, layer::RequestBufferLayer, peer::Deadline, proto::h1::Limits,
@@ -295,7 +297,7 @@ async fn closed_idle_connection_is_replaced_for_get_and_not_for_post() {
 async fn servers_take_turns_and_dead_one_is_ejected() {
     let (one, first) = Script::new().await;
     let (two, second) = Script::new().await;
-    let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let dead = refusing();
     let front = proxy(&[first, dead, second]).await;
     let answers = |script: Script, name: &'static str| async move {
         loop {
@@ -323,7 +325,7 @@ async fn servers_take_turns_and_dead_one_is_ejected() {
 
 #[tokio::test]
 async fn missing_server_is_502_and_silent_one_is_504() {
-    let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let dead = refusing();
     let front = proxy(&[dead]).await;
     assert_eq!(statuses(&exchange(front.addr, get("/")).await), [502]);
     front.stop().await;

@@ -23,7 +23,7 @@ use tower_http::{
 use crate::{
     Body, BoxError, HttpService, Request,
     files::{self, DirBuilder, XAccelRedirectLayer},
-    layer::RescueLayer,
+    layer::{RescueLayer, RewritePathLayer},
 };
 
 /// Creates a directory with `a.txt`, the large `b.txt` and `docs/index.html`.
@@ -96,6 +96,28 @@ async fn dir_mounts_inside_axum() {
     // The redirect is relative, so the prefix that axum has removed is kept.
     let (status, headers, _) = respond(site, axums("/static/docs")).await;
     assert_eq!((status, headers[LOCATION].to_str().unwrap()), (308, "./docs/"));
+}
+
+#[tokio::test]
+async fn path_that_is_rewritten_to_the_root_is_not_a_directory_without_its_slash() {
+    let directory = directory();
+    let layer = RewritePathLayer::new().rewrite("/start", "/").unwrap();
+    let layer = layer.rewrite("/manual/{*rest}", "/docs/{rest}").unwrap();
+    let files = DirBuilder::dir(directory.path()).index("a.txt").build();
+    assert_eq!(send(layer.layer(files), ours("/start")).await, (200, "small".into()));
+    let site = crate::Router::new().nest("/docs", files::dir(directory.path().join("docs")));
+    assert_eq!(send(layer.layer(site), ours("/manual/")).await, (200, "index".into()));
+}
+
+#[tokio::test]
+async fn nested_dir_redirects_to_its_slash_behind_a_rewrite_that_removes_a_prefix() {
+    let directory = directory();
+    let layer = RewritePathLayer::new().rewrite("/v1/{*rest}", "/{rest}").unwrap();
+    let site = crate::Router::new().nest("/docs", files::dir(directory.path().join("docs")));
+    let site = layer.layer(site);
+    let (status, headers, _) = respond(site.clone(), ours("/v1/docs")).await;
+    assert_eq!((status, headers[LOCATION].to_str().unwrap()), (308, "./docs/"));
+    assert_eq!(send(site, ours("/v1/docs/")).await, (200, "index".into()));
 }
 
 #[tokio::test]

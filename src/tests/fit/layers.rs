@@ -9,7 +9,9 @@ use http::{
     header::{ACCEPT_ENCODING, AUTHORIZATION, SERVER},
 };
 use http_body_util::{BodyExt, Full};
-use tower::{Layer, ServiceBuilder, ServiceExt, service_fn, util::MapRequestLayer};
+use tower::{
+    Layer, ServiceBuilder, ServiceExt, limit::ConcurrencyLimit, service_fn, util::MapRequestLayer,
+};
 use tower_http::{
     compression::CompressionLayer,
     cors::CorsLayer,
@@ -28,13 +30,13 @@ use crate::{
     layer::{
         AccessLayer, BandwidthLayer, BasicAuthLayer, ClientField, ClientRateLimitLayer,
         ConcurrencyLimitLayer, DisconnectLayer, EarlyDataLayer, EditFieldsLayer, ErrorPagesLayer,
-        ForwardAuthLayer, HttpsLayer, InFlightLayer, MaintenanceLayer, RedirectLayer,
+        ForwardAuthLayer, HttpsLayer, InFlightLayer, MaintenanceLayer, Next, RedirectLayer,
         RequestBufferLayer, RequestDeadlineLayer, RescueExt, RescueLayer, ResponseBufferLayer,
-        RewritePathLayer, TrustedProxyLayer, https::HSTS_MAX_AGE,
+        RewritePathLayer, TrustedProxyLayer, from_fn, https::HSTS_MAX_AGE,
     },
     peer::{Peer, Tls},
-    tests::support::{exchange, start, statuses},
-    upstream::{ConnectLayer, HedgeLayer, MirrorLayer},
+    tests::support::{exchange, start, statuses, within},
+    upstream::{ConnectLayer, ForwardLayer, HedgeLayer, MirrorLayer, RetryLayer},
 };
 
 #[cfg(feature = "hyper")]
@@ -74,6 +76,31 @@ where
     String::from_utf8(body.to_bytes().to_vec()).unwrap()
 }
 
+/// Sends `text` as a body with the coding gzip, and returns the response's body.
+async fn send_gzip<S: HttpService>(service: S, text: &str) -> String {
+    // A stored block of deflate: no compressor is needed.
+    let (len, bytes) = (u16::try_from(text.len()).unwrap(), text.as_bytes());
+    let mut body = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255, 1];
+    body.extend([len.to_le_bytes(), (!len).to_le_bytes()].concat());
+    body.extend(bytes);
+    body.extend(crc32(bytes).to_le_bytes());
+    body.extend(u32::from(len).to_le_bytes());
+    let encode = SetRequestHeaderLayer::overriding(
+        http::header::CONTENT_ENCODING,
+        HeaderValue::from_static("gzip"),
+    );
+    send(encode.layer(service), Body::from(body)).await
+}
+
+/// The checksum of gzip (RFC 1952 section 8).
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc, b| {
+        (0..8).fold(crc ^ u32::from(*b), |crc, _| {
+            if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 }
+        })
+    })
+}
+
 /// Asserts that each layer of another crate fits between two layers of this crate.
 macro_rules! between {
     ($ours:expr, $($foreign:expr,)*) => {$(
@@ -82,8 +109,8 @@ macro_rules! between {
     )*};
 }
 
-/// Asserts that `layer` fits over an axum router, over a tower-http service, and over itself, with requests with a
-/// body of this crate, of axum, and of another crate.
+/// Asserts that `layer` fits over an axum router, over a tower-http service, over itself, inside an axum router, and between
+/// layers of tower-http, with requests with a body of this crate, of axum, and of another crate.
 macro_rules! fits {
     ($layer:expr) => {{
         let layer = $layer;
@@ -95,6 +122,13 @@ macro_rules! fits {
         assert_eq!(send(cors, Body::from("cors")).await, "cors");
         let twice = layer.layer(layer.layer(echo()));
         assert_eq!(send(twice, Body::from("twice")).await, "twice");
+        let fallible = service_fn(async |request: Request| {
+            let body = request.into_body().collect().await.map_err(std::io::Error::other)?;
+            Ok::<_, std::io::Error>(http::Response::new(Full::new(body.to_bytes())))
+        });
+        assert_eq!(send(layer.layer(fallible), Body::from("fallible")).await, "fallible");
+        let compressed = layer.layer(RequestDecompressionLayer::new().layer(layer.layer(echo())));
+        assert_eq!(send_gzip(compressed, "gzip").await, "gzip");
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("a.txt"), "file").unwrap();
         let request = Request::get("/a.txt").extension(secure()).body(Body::empty()).unwrap();
@@ -111,6 +145,21 @@ macro_rules! fits {
             RequestBodyLimitLayer::new(1 << 20),
             RequestDecompressionLayer::new(),
         );
+        // Panics in a call without readiness, and waits for ever for a permit that a handle keeps.
+        let limited = layer.layer(ConcurrencyLimit::new(echo(), 1));
+        for _ in 0..3 {
+            assert_eq!(within(send(limited.clone(), Body::from("ready"))).await, "ready");
+        }
+        let nested = Router::new().fallback_service(layer.layer(echo()).infallible());
+        assert_eq!(send(nested, Body::from("nested")).await, "nested");
+        let foreign = ServiceBuilder::new()
+            .layer(TraceLayer::new_for_http())
+            .layer(CompressionLayer::new())
+            .layer(RequestBodyLimitLayer::new(1 << 20))
+            .layer(&layer)
+            .layer(CompressionLayer::new())
+            .layer(TraceLayer::new_for_http());
+        assert_eq!(send(foreign.service(echo()), Body::from("amid")).await, "amid");
         let inside = echo().layer(ServiceBuilder::new().layer(RescueLayer::new()).layer(layer));
         assert_eq!(send(inside, Body::from("inside")).await, "inside");
     }};
@@ -196,6 +245,21 @@ async fn https_layer_fits() {
 #[tokio::test]
 async fn hedge_layer_fits() {
     fits!(HedgeLayer::new(MINUTE));
+}
+
+#[tokio::test]
+async fn retry_layer_fits() {
+    fits!(RetryLayer::new());
+}
+
+#[tokio::test]
+async fn forward_layer_fits() {
+    fits!(ForwardLayer::new());
+}
+
+#[tokio::test]
+async fn middleware_from_fn_fits() {
+    fits!(from_fn(|request: Request, next: Next| async move { next.run(request).await }));
 }
 
 #[tokio::test]

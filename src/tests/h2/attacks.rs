@@ -1,12 +1,18 @@
 //! Section 4.2 of the list of incidents.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use tokio::io::AsyncWriteExt;
 
 use super::{frames::*, *};
 
 /// Counts the requests under way, and their maximum.
 #[derive(Default)]
 struct Work {
+    calls: AtomicUsize,
     now: AtomicUsize,
     most: AtomicUsize,
 }
@@ -20,9 +26,12 @@ impl Drop for Working {
 }
 
 /// A service that never answers.
-fn never(work: &Arc<Work>) -> impl HttpService<Body, Future: Send> + Send + use<> + 'static {
+fn never(
+    work: &Arc<Work>,
+) -> impl HttpService<Body, Future: Send> + Clone + Send + use<> + 'static {
     let work = work.clone();
     tower::service_fn(move |_: Request| {
+        work.calls.fetch_add(1, Relaxed);
         let now = work.now.fetch_add(1, Relaxed) + 1;
         work.most.fetch_max(now, Relaxed);
         let working = Working(work.clone());
@@ -43,19 +52,58 @@ async fn h1_rapid_reset_ends_the_connection_and_work_stays_bounded() {
     let work = Arc::default();
     let mut served = serve(never(&work), Config::new());
     let mut raw = Raw::begin(&mut served, &[]).await;
-    let cancelled = |stream| {
-        let request = frame(HEADERS, END_STREAM | END_HEADERS, stream, GET);
-        [request, frame(RST_STREAM, 0, stream, &8u32.to_be_bytes())].concat()
-    };
     // One by one, so that each is accepted and its service called before it is cancelled.
-    for stream in 0..1000 {
-        raw.write(&cancelled(2 * stream + 1)).await;
+    for stream in (0..1000).map(|i| 2 * i + 1) {
+        raw.write(&frame(HEADERS, END_STREAM | END_HEADERS, stream, GET)).await;
         tokio::task::yield_now().await;
+        raw.write(&frame(RST_STREAM, 0, stream, &8u32.to_be_bytes())).await;
     }
     assert_eq!(raw.goaway().await, Some(CALM));
+    drop(raw);
     assert!(within(served.task).await.unwrap().is_err());
-    assert!(work.most.load(Relaxed) <= 100, "{}", work.most.load(Relaxed));
+    let (calls, most) = (work.calls.load(Relaxed), work.most.load(Relaxed));
+    assert!(calls > 100 && most <= 2, "{calls} calls, {most} at once");
     assert_eq!(work.now.load(Relaxed), 0, "the work of cancelled requests is dropped");
+}
+
+#[tokio::test]
+async fn h1_reset_streams_count_as_work_until_their_futures_are_dropped() {
+    let work = Arc::default();
+    let config = Config::new().http2(crate::conn::Http2Config::new().max_streams(10));
+    let mut served = serve(never(&work), config);
+    let mut raw = Raw::begin(&mut served, &[]).await;
+    let open = |streams: std::ops::Range<u32>| {
+        streams
+            .flat_map(|i| frame(HEADERS, END_STREAM | END_HEADERS, 2 * i + 1, GET))
+            .collect::<Vec<u8>>()
+    };
+    let reset = |streams: std::ops::Range<u32>| {
+        streams
+            .flat_map(|i| frame(RST_STREAM, 0, 2 * i + 1, &8u32.to_be_bytes()))
+            .collect::<Vec<u8>>()
+    };
+    raw.write(&open(0..10)).await;
+    let wait = async |n: usize| {
+        within(async {
+            while work.now.load(Relaxed) != n {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    };
+    wait(10).await;
+    // In one read: all ten are cancelled, seven others begin and end, and ten more begin.
+    let burst = [reset(0..10), open(10..17), reset(10..17), open(17..27)].concat();
+    raw.write(&burst).await;
+    within(async {
+        while work.calls.load(Relaxed) < 20 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    wait(10).await;
+    assert_eq!(work.most.load(Relaxed), 10);
+    assert_eq!(work.calls.load(Relaxed), 20, "a request that is cancelled already is not begun");
 }
 
 #[tokio::test(start_paused = true)] // so that the time of the drain cannot end it before
@@ -98,7 +146,7 @@ async fn h2_resets_that_the_client_provokes_end_the_connection() {
 }
 
 #[tokio::test]
-async fn h3_h4_h6_h7_floods_of_frames_end_the_connection() {
+async fn h4_h6_h7_floods_of_frames_end_the_connection() {
     let open = frame(HEADERS, END_HEADERS, 1, POST);
     let floods = [
         ("CONTINUATION", frame(HEADERS, 0, 1, GET), frame(CONTINUATION, 0, 1, &[])),
@@ -123,18 +171,69 @@ async fn h3_h4_h6_h7_floods_of_frames_end_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn h3_resets_for_a_client_that_reads_nothing_are_bounded() {
+    // Otherwise a connection that has ended reads and discards more.
+    let config = Config::new().http2(crate::conn::Http2Config::new().linger_bytes(0));
+    let mut served = serve_piped(4 << 10, never(&Arc::default()), config, DrainWatch::never());
+    let mut raw = Raw::begin(&mut served, &[]).await;
+    let mut provoked = 0;
+    for stream in (0..100_000).map(|i| 2 * i + 1) {
+        let request = frame(HEADERS, END_STREAM | END_HEADERS, stream, GET);
+        // A window update of 0, which is answered by RST_STREAM.
+        let both = [request, frame(WINDOW_UPDATE, 0, stream, &[0; 4])].concat();
+        if !matches!(tokio::time::timeout(SECOND, raw.0.write_all(&both)).await, Ok(Ok(()))) {
+            break;
+        }
+        provoked += 1;
+    }
+    assert!(provoked < 1_000, "the server takes no more: {provoked}");
+    let _ = served.task.await.unwrap(); // the connection ends, though its client stays
+}
+
+#[tokio::test(start_paused = true)]
+async fn h4_continuation_with_content_is_bounded_in_bytes() {
+    let fields = [0, 1, b'a', 1, b'b'].repeat(3_200); // 16,000 bytes
+    let mut served =
+        serve_piped(4 << 10, never(&Arc::default()), Config::new(), DrainWatch::never());
+    let mut raw = Raw::begin(&mut served, &[]).await;
+    raw.write(&frame(HEADERS, 0, 1, GET)).await;
+    let mut sent = 0;
+    for _ in 0..1_000 {
+        let more = frame(CONTINUATION, 0, 1, &fields);
+        if !matches!(tokio::time::timeout(SECOND, raw.0.write_all(&more)).await, Ok(Ok(()))) {
+            break;
+        }
+        if served.task.is_finished() {
+            break;
+        }
+        sent += fields.len();
+    }
+    // Twice the bytes that a connection reads and discards after its end.
+    assert!(sent < 2 << 20, "{sent}");
+    assert!(raw.goaway().await.is_some_and(|code| code != 0));
+    drop(raw);
+    assert!(within(served.task).await.unwrap().is_err());
+}
+
+#[tokio::test(start_paused = true)]
 async fn h5_bomb_of_indexed_fields_is_refused_and_closed_windows_are_reaped() {
-    let budget = crate::Budget::default();
-    let config = Config::new().budget(budget).write_timeout(5 * SECOND);
-    let mut served = serve(tell(), config);
-    let mut raw = Raw::begin(&mut served, &[(4, 0)]).await; // SETTINGS_INITIAL_WINDOW_SIZE
-    // One entry `a: ""` in the dynamic table, then thousands of references to it.
-    let bomb = [GET, &[0x40, 1, b'a', 0], &[0xbe; 4000]].concat();
+    // One entry `a: ""` in the dynamic table, and references to it. The first list is within the bounds; the next two are
+    // within the 32 KiB of the list alone.
+    for (references, status) in [(50, 200), (101, 431), (900, 431)] {
+        let mut served = serve(tell(), Config::new());
+        let mut raw = Raw::begin(&mut served, &[]).await;
+        let bomb = [GET, &[0x40, 1, b'a', 0], &vec![0xbe; references]].concat();
+        raw.write(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &bomb)).await;
+        let answer = raw.next_of(HEADERS).await.expect("the connection is open");
+        assert_eq!((answer.stream, answer.status()), (1, status), "{references} references");
+    }
+    // More than the list may have ends the connection, or is refused too.
+    let mut served = serve(tell(), Config::new());
+    let mut raw = Raw::begin(&mut served, &[]).await;
+    let bomb = [GET, &[0x40, 1, b'a', 0], &vec![0xbe; 4000]].concat();
     raw.write(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &bomb)).await;
-    let refused = raw.next_of(HEADERS).await;
-    // 431 by the list's size, or the end of the connection: either way nothing was served.
-    let is_431 = refused.as_ref().is_some_and(|frame| frame.stream == 1);
-    assert!(is_431 || refused.is_none(), "{refused:?}");
+    let answer = raw.next_of(HEADERS).await;
+    assert!(answer.is_none_or(|answer| answer.status() == 431));
 
     let mut served = serve(tell(), Config::new().write_timeout(5 * SECOND));
     let mut raw = Raw::begin(&mut served, &[(4, 0)]).await;
@@ -177,7 +276,7 @@ async fn h9_bounds_are_announced_in_the_first_settings() {
     let mut raw = Raw::begin(&mut served, &[]).await;
     let first = raw.next().await.unwrap();
     assert_eq!((first.kind, first.flags, first.stream), (SETTINGS, 0, 0));
-    let settings: std::collections::BTreeMap<u16, u32> = first
+    let settings: BTreeMap<u16, u32> = first
         .payload
         .chunks(6)
         .map(|s| (u16::from_be_bytes([s[0], s[1]]), u32::from_be_bytes(s[2..].try_into().unwrap())))
@@ -185,6 +284,10 @@ async fn h9_bounds_are_announced_in_the_first_settings() {
     assert_eq!(settings[&3], 100, "SETTINGS_MAX_CONCURRENT_STREAMS");
     assert_eq!(settings[&4], 256 << 10, "SETTINGS_INITIAL_WINDOW_SIZE");
     assert_eq!(settings[&6], 32 << 10, "SETTINGS_MAX_HEADER_LIST_SIZE");
+    assert_eq!(settings[&8], 1, "SETTINGS_ENABLE_CONNECT_PROTOCOL");
+    // The window of the connection has no setting (RFC 9113 section 6.9.2).
+    let update = raw.next_of(WINDOW_UPDATE).await.unwrap();
+    assert_eq!((update.stream, update.number(0)), (0, (1 << 20) - 65_535));
 }
 
 #[tokio::test]
@@ -202,7 +305,14 @@ async fn h8_request_that_is_malformed_is_refused_on_its_stream() {
         [&[0x42, len], method.as_bytes(), &[0x86, 0x84, 0x41, 1, b'a']].concat()
     };
     let with = |name: &str, value: &str| [GET.to_vec(), field(name, value)].concat();
+    let scheme = |scheme: &str| {
+        let len = u8::try_from(scheme.len()).unwrap();
+        [&[0x82, 0x46, len], scheme.as_bytes(), &[0x84, 0x41, 1, b'a']].concat()
+    };
+    let late = [&[0x82, 0x86, 0x84], &field("x", "y")[..], &[0x41, 1, b'a']].concat();
     for (what, block) in [
+        ("a scheme with a host", scheme("http://localhost/?")),
+        ("a pseudo-header after a field", late),
         ("a method with ?", method("GET?")),
         ("a method with a space", method("GET /x HTTP/1.1\r\nx: ")),
         ("a path without /", path("hello-world")),
@@ -230,6 +340,39 @@ async fn h8_request_that_is_malformed_is_refused_on_its_stream() {
             HEADERS => assert_eq!(answer.payload[0], 0x80 | 12, "{what}"),
             RST_STREAM => assert_eq!(answer.number(0), PROTOCOL_ERROR, "{what}"),
             _ => assert_eq!(answer.number(4), PROTOCOL_ERROR, "{what}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn h8_body_that_contradicts_its_length_is_no_body() {
+    // `content-length: 5`, by index 28 of the static table.
+    let block = [POST, &[0x0f, 13, 1, b'5']].concat();
+    for (len, is_whole) in [(4, false), (5, true), (6, false)] {
+        let (tx, mut results) = tokio::sync::mpsc::unbounded_channel();
+        let service = tower::service_fn(move |request: Request| {
+            let tx = tx.clone();
+            async move {
+                let body = http_body_util::BodyExt::collect(request.into_body()).await;
+                let body = body.map(|body| body.to_bytes().len());
+                tx.send(body.as_ref().ok().copied()).unwrap();
+                body.map(|_| Response::new(Body::empty()))
+            }
+        });
+        let mut served = serve(service, Config::new());
+        let mut raw = Raw::begin(&mut served, &[]).await;
+        raw.write(&frame(HEADERS, END_HEADERS, 1, &block)).await;
+        tokio::task::yield_now().await;
+        raw.write(&frame(DATA, END_STREAM, 1, &vec![b'x'; len])).await;
+        if is_whole {
+            assert_eq!(raw.next_of(HEADERS).await.unwrap().status(), 200);
+            assert_eq!(within(results.recv()).await, Some(Some(len)));
+        } else {
+            let reset = raw.next_of(RST_STREAM).await.expect("the connection is open");
+            assert_eq!(reset.number(0), PROTOCOL_ERROR, "{len} bytes");
+            drop(raw);
+            let _ = within(served.task).await.unwrap();
+            assert!(!matches!(results.try_recv(), Ok(Some(_))), "{len} bytes");
         }
     }
 }

@@ -27,6 +27,9 @@ pub(super) const GET: &[u8] = &[0x82, 0x86, 0x84, 0x41, 1, b'a'];
 /// `POST http://a/`.
 pub(super) const POST: &[u8] = &[0x83, 0x86, 0x84, 0x41, 1, b'a'];
 
+/// `CONNECT a:1`: two literals with names of the static table.
+pub(super) const CONNECT: &[u8] = b"\x42\x07CONNECT\x41\x03a:1";
+
 /// ENHANCE_YOUR_CALM (RFC 9113 section 7).
 pub(super) const CALM: u32 = 11;
 pub(super) const PROTOCOL_ERROR: u32 = 1;
@@ -50,6 +53,34 @@ impl Frame {
     /// The four bytes at `at`, for example an error code.
     pub(super) fn number(&self, at: usize) -> u32 {
         u32::from_be_bytes(self.payload[at..at + 4].try_into().unwrap())
+    }
+
+    /// The status at the begin of a response's fields, if its stream was new to the dynamic table (RFC 7541 appendix A).
+    pub(super) fn status(&self) -> u16 {
+        match self.payload[..] {
+            [index @ 0x88..=0x8e, ..] => {
+                [200, 204, 206, 304, 400, 404, 500][usize::from(index - 0x88)]
+            }
+            // A literal of three digits in the Huffman code: 5 bits up to `2`, and 6 above (RFC 7541 appendix B).
+            [0x48, len, ..] if len & 0x80 != 0 => {
+                let bytes = &self.payload[2..][..usize::from(len & 0x7f)];
+                let bits: Vec<u16> = bytes
+                    .iter()
+                    .flat_map(|b| (0..8).rev().map(move |i| u16::from(b >> i & 1)))
+                    .collect();
+                let (mut at, mut status) = (0, 0);
+                let code =
+                    |from: usize, n: usize| bits[from..from + n].iter().fold(0, |c, b| 2 * c + b);
+                for _ in 0..3 {
+                    let is_short = code(at, 5) <= 2;
+                    let digit = if is_short { code(at, 5) } else { code(at, 6) - 22 };
+                    at += if is_short { 5 } else { 6 };
+                    status = 10 * status + digit;
+                }
+                status
+            }
+            _ => panic!("{self:?}"),
+        }
     }
 }
 

@@ -77,6 +77,19 @@ async fn bodies_and_trailers_pass_both_ways() {
 }
 
 #[tokio::test]
+async fn trailers_that_http1_refuses_abort_the_body() {
+    for (name, status) in [("x-sum", 200), ("content-length", 400), ("transfer_encoding", 400)] {
+        let mut client = connect(echo(), Config::new()).await;
+        let request = HttpRequest::post("http://a/").body(()).unwrap();
+        let (response, mut stream) = client.send_request(request, false).unwrap();
+        stream.send_data("body".into(), false).unwrap();
+        let trailers = HeaderMap::from_iter([(name.parse().unwrap(), "7".parse().unwrap())]);
+        stream.send_trailers(trailers).unwrap();
+        assert_eq!(within(response).await.unwrap().status(), status, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn unread_body_stops_its_client_and_no_other() {
     let (answer, answered) = oneshot::channel::<()>();
     let answered = Arc::new(Mutex::new(Some(answered)));
@@ -134,8 +147,9 @@ async fn panic_fails_one_response_and_failed_body_resets_its_stream() {
         let request = HttpRequest::get(format!("http://a/{path}"));
         assert_eq!(send(&mut client, request, "").await.unwrap().status(), status, "{path}");
     }
-    let response = send(&mut client, HttpRequest::get("http://a/body"), "").await.unwrap();
-    let error = read(response).await.unwrap_err(); // after what was sent
+    let mut response = send(&mut client, HttpRequest::get("http://a/body"), "").await.unwrap();
+    assert_eq!(within(response.body_mut().data()).await.unwrap().unwrap(), "some");
+    let error = read(response).await.unwrap_err();
     assert_eq!(error.reason(), Some(Reason::CANCEL));
     assert_eq!(send(&mut client, HttpRequest::get("http://a/"), "").await.unwrap().status(), 200);
 }
@@ -223,6 +237,7 @@ async fn access_log_has_an_entry_for_each_response() {
     assert_eq!(local_replies, [false, false, true]);
     assert_eq!(log[1].id.request(), 2);
     assert_eq!(log[0].version, Some(http::Version::HTTP_2));
+    assert_eq!(log[0].host.as_ref().unwrap(), "a");
 }
 
 #[tokio::test]

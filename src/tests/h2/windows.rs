@@ -2,26 +2,59 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    io::AsyncWriteExt,
+    time::{Instant, sleep},
+};
 
 use super::{frames::*, *};
-use crate::peer::MinRate;
+use crate::{conn::upgrade, peer::MinRate, proto::h1::Limits};
 
-/// Has the client shrink the window of a response that was passed to `h2`, and then grant `step` bytes of it every 4
+/// What waits for the socket when the client shrinks its window: 1000 bytes of ...
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Last {
+    /// ... a response.
+    Complete,
+    /// ... a response whose body fails after them.
+    Aborted,
+    /// ... a tunnel that has ended after them.
+    Tunnel,
+}
+
+/// Has the client shrink the window of a stream whose last data was passed to `h2`, and then grant `step` bytes of it every 4
 /// seconds. Returns the time until the stream has ended, and the bytes of its data.
-async fn shrink(step: Option<u32>) -> (Duration, usize) {
-    let is_first = AtomicBool::new(true);
-    let app = tower::service_fn(move |_: Request| {
+async fn shrink(last: Last, step: Option<u32>) -> (Duration, usize) {
+    let is_first = Arc::new(AtomicBool::new(true));
+    let app = tower::service_fn(move |request: Request| {
         // The first one fills the socket, so that the second one waits.
-        let len = if is_first.swap(false, Ordering::Relaxed) { 8 << 20 } else { 1000 };
-        async move { Ok::<_, Infallible>(Response::new(Body::from(vec![b'x'; len]))) }
+        let is_first = is_first.swap(false, Ordering::Relaxed);
+        async move {
+            let content = vec![b'x'; if is_first { 8 << 20 } else { 1000 }];
+            if request.method() == "CONNECT" {
+                return Ok(upgrade::connected(async move |mut stream| {
+                    stream.write_all(&content).await.unwrap();
+                }));
+            }
+            if is_first || last == Last::Complete {
+                return Ok(Response::new(Body::from(content)));
+            }
+            let (tx, body) = Body::channel(None);
+            tx.send(content.into()).unwrap();
+            tx.abort("broken");
+            Ok::<_, Infallible>(Response::new(body))
+        }
     });
     let config = Config::new().write_timeout(5 * SECOND).write_rate(MinRate::new(10, 30 * SECOND));
+    let config = config.limits(Limits::new().allow_connect(true));
     let mut served = serve(app, config);
     let mut raw = Raw::begin(&mut served, &[(4, 1 << 24)]).await; // SETTINGS_INITIAL_WINDOW_SIZE
     raw.write(&frame(WINDOW_UPDATE, 0, 0, &(1u32 << 24).to_be_bytes())).await;
-    for stream in [1, 3] {
-        raw.write(&frame(HEADERS, END_STREAM | END_HEADERS, stream, GET)).await;
+    let second = if last == Last::Tunnel { CONNECT } else { GET };
+    let flags = if last == Last::Tunnel { END_HEADERS } else { END_STREAM | END_HEADERS };
+    for request in
+        [frame(HEADERS, END_STREAM | END_HEADERS, 1, GET), frame(HEADERS, flags, 3, second)]
+    {
+        raw.write(&request).await;
         sleep(SECOND).await;
     }
     raw.write(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).await;
@@ -55,27 +88,33 @@ async fn shrink(step: Option<u32>) -> (Duration, usize) {
 
 #[tokio::test(start_paused = true)]
 async fn response_whose_window_was_shrunk_is_reset_by_the_write_timeout() {
-    let (took, received) = shrink(None).await;
-    assert_eq!(received, 0);
-    assert!((4..=7).contains(&took.as_secs()), "{took:?}");
+    for last in [Last::Complete, Last::Aborted, Last::Tunnel] {
+        let (took, received) = shrink(last, None).await;
+        assert_eq!(received, 0);
+        assert!((4..=7).contains(&took.as_secs()), "{last:?} {took:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn response_whose_window_grows_by_single_bytes_is_reset_by_the_minimum_rate() {
-    let (took, received) = shrink(Some(1)).await;
-    assert!((5..=10).contains(&received), "{received}");
-    assert!((28..=40).contains(&took.as_secs()), "{took:?}");
+    for last in [Last::Complete, Last::Aborted, Last::Tunnel] {
+        let (took, received) = shrink(last, Some(1)).await;
+        assert!((5..=10).contains(&received), "{last:?} {received}");
+        assert!((28..=40).contains(&took.as_secs()), "{last:?} {took:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn response_whose_window_was_shrunk_is_complete_after_updates() {
-    let (took, received) = shrink(Some(300)).await;
-    assert_eq!(received, 1000, "{took:?}");
+    for last in [Last::Complete, Last::Aborted, Last::Tunnel] {
+        let (took, received) = shrink(last, Some(300)).await;
+        assert_eq!(received, 1000, "{last:?} {took:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn response_of_small_frames_waits_for_a_socket_that_another_response_fills() {
-    let is_first = AtomicBool::new(true);
+    let is_first = Arc::new(AtomicBool::new(true));
     let app = tower::service_fn(move |_: Request| {
         let body = if is_first.swap(false, Ordering::Relaxed) {
             Body::from(vec![b'x'; 8 << 20])

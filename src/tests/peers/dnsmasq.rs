@@ -20,18 +20,18 @@ use crate::{
 };
 
 /// dnsmasq on a port of its own, with names from a file.
-struct Dnsmasq {
+pub(super) struct Dnsmasq {
     child: Child,
-    addr: SocketAddr,
+    pub(super) addr: SocketAddr,
 }
 
 impl Dnsmasq {
-    fn free_address() -> SocketAddr {
+    pub(super) fn free_address() -> SocketAddr {
         // Of its own network: no other test connects from there.
         UdpSocket::bind((Ipv4Addr::new(127, 78, 0, 1), 0)).unwrap().local_addr().unwrap()
     }
 
-    fn start(dir: &Path, addr: SocketAddr, more: &[&str]) -> Self {
+    pub(super) fn start(dir: &Path, addr: SocketAddr, more: &[&str]) -> Self {
         let hosts = dir.join("hosts");
         let mut command = program("dnsmasq");
         command.args([
@@ -49,12 +49,12 @@ impl Dnsmasq {
     }
 
     /// Reads the names again.
-    fn reload(&self) {
+    pub(super) fn reload(&self) {
         let pid = i32::try_from(self.child.id().unwrap()).unwrap();
         kill_process(Pid::from_raw(pid).unwrap(), Signal::HUP).unwrap();
     }
 
-    async fn stop(mut self) {
+    pub(super) async fn stop(mut self) {
         self.child.start_kill().unwrap();
         within(self.child.wait()).await.unwrap();
     }

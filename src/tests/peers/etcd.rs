@@ -29,19 +29,19 @@ use crate::{
 };
 
 /// etcd with one member, in a directory of its own.
-struct Etcd {
+pub(super) struct Etcd {
     child: Child,
     client: SocketAddr,
     peer: SocketAddr,
 }
 
 impl Etcd {
-    async fn free_address() -> SocketAddr {
+    pub(super) async fn free_address() -> SocketAddr {
         let listener = TcpListener::bind((Ipv4Addr::new(127, 79, 0, 1), 0)).await.unwrap();
         listener.local_addr().unwrap()
     }
 
-    async fn start(dir: &Path, client: SocketAddr, peer: SocketAddr) -> Self {
+    pub(super) async fn start(dir: &Path, client: SocketAddr, peer: SocketAddr) -> Self {
         let mut command = program("etcd");
         command.arg("--data-dir").arg(dir.join("data")).args(["--log-level", "error"]);
         for (option, addr) in [
@@ -80,18 +80,18 @@ impl Etcd {
     }
 
     /// Returns the revision.
-    async fn put(&self, key: &str, value: &str) -> String {
+    pub(super) async fn put(&self, key: &str, value: &str) -> String {
         let pair = json!({ "key": STANDARD.encode(key), "value": STANDARD.encode(value) });
         let answer = within(self.call("/v3/kv/put", pair)).await.unwrap();
         answer["header"]["revision"].as_str().unwrap().to_owned()
     }
 
-    async fn delete(&self, key: &str) {
+    pub(super) async fn delete(&self, key: &str) {
         let key = json!({ "key": STANDARD.encode(key) });
         within(self.call("/v3/kv/deleterange", key)).await.unwrap();
     }
 
-    async fn stop(mut self) -> (SocketAddr, SocketAddr) {
+    pub(super) async fn stop(mut self) -> (SocketAddr, SocketAddr) {
         self.child.start_kill().unwrap();
         within(self.child.wait()).await.unwrap();
         (self.client, self.peer)

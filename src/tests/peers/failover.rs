@@ -1,7 +1,10 @@
 //! Three nginx behind the proxy, which come and go under load.
 
 mod faults;
+mod graceful;
 mod partition;
+#[cfg(all(feature = "dns", feature = "etcd"))]
+mod sources;
 mod vanished;
 
 use std::{
@@ -111,12 +114,16 @@ impl Load {
     }
 }
 
-/// Sends a request with its own number, which a server repeats, and returns the response.
+/// Sends a request with its own number, which a server repeats, and returns the response. PUT and POST have a body.
 async fn ask(front: SocketAddr, method: &str) -> String {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let number = NEXT.fetch_add(1, Relaxed);
-    let head = format!("{method} /hello?n={number} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n");
-    let answer = exchange(front, head + "Connection: close\r\n\r\n").await;
+    let body = if matches!(method, "PUT" | "POST") { "content" } else { "" };
+    let request = format!(
+        "{method} /hello?n={number} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let answer = exchange(front, request).await;
     let is_own = answer.to_lowercase().contains(&format!("\r\nx-number: {number}\r\n"));
     assert!(is_own || statuses(&answer) != [200], "of another request than {number}: {answer}");
     answer

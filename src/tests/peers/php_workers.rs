@@ -53,7 +53,7 @@ fn site() -> tempfile::TempDir {
 
 fn builder(dir: &Path) -> PhpBuilder {
     let sessions = dir.join("sessions").display().to_string();
-    let php = worker::php(dir.join("current")).children(2).front_controller("index.php");
+    let php = worker::php(dir.join("current")).children(2);
     let php = php.env("SESSIONS", sessions).env("APP_ENV", "test");
     match rustix::process::geteuid().is_root() {
         true => php.user(65534, 65534),
@@ -92,6 +92,23 @@ async fn php_runs_scripts_of_its_directory_and_nothing_else() {
     assert!(ok(&php, "/outside.php").await.starts_with("404"));
     let error = get(&php, "/../outside.php").await.unwrap_err();
     assert_eq!(Error::find(&*error).unwrap().kind(), Kind::BadRequest);
+    shut_down(php).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_php), ignore = "apt-get install php-fpm")]
+async fn path_without_a_script_is_handled_by_the_front_controller_if_there_is_one() {
+    let dir = site();
+    let php = builder(dir.path()).without_front_controller().start().unwrap();
+    assert!(ok(&php, "/page").await.starts_with("404"));
+    assert_eq!(ok(&php, "/").await, "200 front /", "the index of the folder");
+    shut_down(php).await;
+    let php = builder(dir.path()).front_controller("info.php").start().unwrap();
+    assert_eq!(ok(&php, "/page").await, "200 /info.php -");
+    shut_down(php).await;
+    fs::remove_file(dir.path().join("one/index.php")).unwrap();
+    let php = builder(dir.path()).start().unwrap();
+    assert!(ok(&php, "/page").await.starts_with("404"), "the default does not exist");
     shut_down(php).await;
 }
 

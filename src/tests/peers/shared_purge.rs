@@ -188,6 +188,24 @@ async fn redis_without_a_last_message_may_have_lost_one() {
 
 #[tokio::test]
 #[cfg_attr(not(peer_redis), ignore = "redis-server is not installed")]
+async fn replica_that_became_the_primary_may_have_lost_a_message() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut redis = RedisServer::start(dir.path(), "redis").await;
+    let [a, b] = fronts(&redis).await;
+    a.channel.invalidate("g", Purge::Hard).await.unwrap();
+    b.until(|stats| stats.received == 1).await;
+    assert!(b.fetches("/x").await);
+    // As a replica that had the last message that this front knows, and is promoted.
+    redis.call("REPLICAOF 127.0.0.1 1").await;
+    redis.call("REPLICAOF NO ONE").await;
+    redis.call("CLIENT KILL TYPE pubsub").await;
+    b.until(|stats| stats.resets == 2 && stats.is_subscribed).await;
+    assert!(b.fetches("/x").await);
+    redis.kill().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_redis), ignore = "redis-server is not installed")]
 async fn first_invalidation_after_a_restart_of_redis_is_sent() {
     let dir = tempfile::tempdir().unwrap();
     let mut redis = RedisServer::start(dir.path(), "redis").await;

@@ -90,6 +90,27 @@ async fn fronts_share_a_rate_and_each_limits_by_itself_without_redis() {
 
 #[tokio::test]
 #[cfg_attr(not(peer_redis), ignore = "redis-server is not installed")]
+async fn client_is_not_refused_because_the_clock_of_redis_was_set_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut redis = RedisServer::start(dir.path(), "redis").await;
+    let front = front(redis.url(), 1, 2);
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    // Times of another clock, and what no limit has written.
+    for value in ["9999999999999999.000", "-1", "nan", "text"] {
+        let key = format!("vestibule:rate:/{value}");
+        let mut set = redis::cmd("SET");
+        set.arg(key).arg(value);
+        set.query_async::<()>(&mut connection).await.unwrap();
+        let before = front.stats().allowed;
+        assert_eq!(send(&front, &format!("/{value}")).await.status(), 200);
+        assert_eq!(front.stats().allowed, before + 1, "{value}: {:?}", front.stats());
+    }
+    redis.kill().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_redis), ignore = "redis-server is not installed")]
 async fn stopped_redis_under_load_is_no_error_for_any_client() {
     let dir = tempfile::tempdir().unwrap();
     let mut redis = RedisServer::start(dir.path(), "redis").await;

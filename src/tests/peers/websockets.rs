@@ -3,7 +3,7 @@
 use std::env;
 
 use futures_util::SinkExt;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::mpsc};
 use tokio_stream::StreamExt;
 use tokio_tungstenite::{
     WebSocketStream, client_async,
@@ -133,6 +133,24 @@ app = ProtocolTypeRouter({
 })
 ";
 
+/// An application that notes the code with which its client has left. On `/late` it continues after that.
+const LEAVING: &str = "
+import asyncio, os
+
+async def app(scope, receive, send):
+    if scope['type'] != 'websocket':
+        raise RuntimeError('there is no lifespan')
+    await receive()
+    await send({'type': 'websocket.accept'})
+    message = await receive()
+    name = scope['path'][1:]
+    with open(name + '.new', 'w') as file:
+        file.write('%s %s' % (message['type'], message['code']))
+    os.rename(name + '.new', name)
+    if name == 'late':
+        await asyncio.sleep(3600)
+";
+
 /// A client that checks all that RFC 6455 demands of a server.
 const CLIENT: &str = "
 import sys
@@ -254,6 +272,52 @@ async fn serves_websockets(pool: worker::Processes) {
     })
     .await;
     front.stop().await;
+    within(pool.shutdown(super::super::support::TIMEOUT)).await.unwrap();
+}
+
+#[tokio::test]
+#[cfg_attr(
+    not(peer_websockets),
+    ignore = "pip install uvicorn websockets starlette channels; VESTIBULE_PYTHON=that python"
+)]
+async fn application_receives_disconnect_when_its_worker_or_its_server_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("chat.py"), LEAVING).unwrap();
+    let (exited, mut exits) = mpsc::unbounded_channel();
+    let pool = worker::asgi("chat:app").python(python()).directory(dir.path()).workers(1);
+    let on_exit = move |(_, status)| {
+        let _ = exited.send(status); // the test may have ended
+    };
+    let pool = pool.on_exit(on_exit).start().unwrap();
+    let front = start(pool.clone()).await;
+    let noted = async |name: &str| loop {
+        match std::fs::read_to_string(dir.path().join(name)) {
+            Ok(text) => return text,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    let closed_with = async |socket: &mut WebSocketStream<TcpStream>| {
+        let Message::Close(Some(frame)) = hear(socket).await else { panic!("no close") };
+        u16::from(frame.code)
+    };
+    let mut open = [
+        connect(front.addr, "/reload").await.unwrap(),
+        connect(front.addr, "/late").await.unwrap(),
+    ];
+    within(pool.reload()).await.unwrap();
+    for (socket, name) in open.iter_mut().zip(["reload", "late"]) {
+        assert_eq!(within(noted(name)).await, "websocket.disconnect 1012");
+        assert_eq!(closed_with(socket).await, 1012);
+    }
+    drop(open);
+    // It is not killed, although one of its tasks continued.
+    assert_eq!(within(exits.recv()).await, Some(worker::ExitStatus::Code(0)));
+    let mut last = connect(front.addr, "/shutdown").await.unwrap();
+    let stop = tokio::spawn(front.stop());
+    assert_eq!(closed_with(&mut last).await, 1001);
+    assert_eq!(within(noted("shutdown")).await, "websocket.disconnect 1001");
+    drop(last);
+    stop.await.unwrap();
     within(pool.shutdown(super::super::support::TIMEOUT)).await.unwrap();
 }
 

@@ -235,6 +235,27 @@ async fn refused_handshake_is_logged_with_its_cause_and_ends_by_an_alert() {
 }
 
 #[tokio::test]
+async fn alert_for_an_expired_certificate_arrives_over_tcp() {
+    let ca = Authority::new();
+    let (chain, key) = ca.issue("a", &["a.example"]);
+    let host = Host::pem_files(&chain, &key).require_client_certificate(ca.file());
+    let server = facts(Server::builder().host(host).build().unwrap()).await;
+    let expired = ca.issue_until("expired", &["client"], 2001);
+    for sends_request in [false, true] {
+        let client = ca.client_with(&["http/1.1"], Some(&expired));
+        let socket = TcpStream::connect(server.addr).await.unwrap();
+        let mut stream = within(client.connect(name("a.example"), socket)).await.unwrap();
+        if sends_request {
+            // Bytes that the server does not read must not reset the connection before the alert is read.
+            stream.write_all(get("/", "a.example").as_bytes()).await.unwrap();
+        }
+        let error = within(stream.read_u8()).await.unwrap_err().to_string();
+        assert!(error.contains("CertificateExpired"), "{error}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn truncated_stream_is_an_error_in_a_body_and_the_end_when_idle() {
     let ca = Authority::new();
     let tls = server(&ca);

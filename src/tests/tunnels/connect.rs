@@ -12,7 +12,7 @@ use crate::{
     Router,
     proto::h1::Limits,
     tests::support::{
-        Running, exchange, read_all, read_until, start, start_with, statuses, within,
+        Running, exchange, read_all, read_until, refusing, start, start_with, statuses, within,
     },
     upstream::{ConnectLayer, TunnelOptions},
 };
@@ -114,6 +114,8 @@ async fn connect_to_a_destination_that_is_not_allowed_is_403() {
     ] {
         // What follows is no request: the client may have taken it for the tunnel's.
         let bytes = connect(&target) + "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        // The type does not make it a request of gRPC, which would be answered with 200.
+        let bytes = bytes.replacen("\r\n\r\n", "\r\nContent-Type: application/grpc\r\n\r\n", 1);
         let answer = exchange(proxy.front.addr, bytes).await;
         assert_eq!(statuses(&answer), [403], "{target}");
         assert!(answer.contains("connection: close\r\n"), "{answer}");
@@ -138,11 +140,13 @@ async fn connect_resolves_an_allowed_name() {
 
 #[tokio::test]
 async fn connect_to_a_server_that_refuses_is_502() {
-    let proxy = proxy(|layer| layer).await;
-    let (front, request) = (proxy.front, connect(proxy.target));
-    drop(proxy.server);
-    assert_eq!(statuses(&exchange(front.addr, request).await), [502]);
-    assert_eq!(proxy.layer.stats().active, 0);
+    let target = refusing();
+    let layer = ConnectLayer::new()
+        .allow(target.ip().to_string().parse().unwrap(), [target.port()])
+        .allow_network("127.0.0.0/8".parse().unwrap());
+    let front = serve(&layer).await;
+    assert_eq!(statuses(&exchange(front.addr, connect(target)).await), [502]);
+    assert_eq!(layer.stats().active, 0);
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use crate::{
     tests::support::{
         Running, exchange, read_all, read_until, start, start_with, statuses, within,
     },
-    upstream::Upstream,
+    upstream::{TunnelOptions, Upstream},
 };
 
 /// A client of HTTP/2 that knows the server's SETTINGS.
@@ -209,6 +209,40 @@ async fn client_of_http2_reaches_a_server_of_http1() {
         assert_eq!(read(response.into_body()).await, b"hello client");
         pair.active(0).await;
     }
+}
+
+#[tokio::test]
+async fn shutdown_closes_a_tunnel_in_order_for_a_client_of_http2() {
+    let options = TunnelOptions::new().drain_timeout(Duration::ZERO);
+    let pair = pair(|b| b.tunnels(options)).await;
+    let mut client = connect(pair.front.addr).await;
+    let request = extended_connect(pair.front.addr, "/chat");
+    let (response, mut send) = client.send_request(request, false).unwrap();
+    let mut server = pair.accept().await;
+    let head = read_until(&mut server, "\r\n\r\n").await;
+    let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).unwrap();
+    let agree = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
+         Sec-WebSocket-Accept: {}\r\n\r\n",
+        accept_of(key)
+    );
+    server.write_all(agree.as_bytes()).await.unwrap();
+    let mut messages = within(response).await.unwrap().into_body();
+    let (from_server, from_client) = (b"\x81\x02hi", b"\x81\x82abcd\x09\x0b");
+    server.write_all(from_server).await.unwrap();
+    assert_eq!(within(messages.data()).await.unwrap().unwrap(), from_server[..]);
+    send.send_data(Bytes::from_static(from_client), false).unwrap();
+    within(server.read_exact(&mut [0; 8])).await.unwrap();
+    let stop = tokio::spawn(pair.front.stop());
+    // A close frame of 1001, and the end of the stream: a reset would be an error.
+    assert_eq!(read(messages).await, b"\x88\x02\x03\xe9");
+    let mut rest = Vec::new();
+    within(server.read_to_end(&mut rest)).await.unwrap();
+    assert_eq!((rest[..2].to_vec(), rest.len()), (vec![0x88, 0x82], 8));
+    assert_eq!([rest[6] ^ rest[2], rest[7] ^ rest[3]], 1001u16.to_be_bytes());
+    drop((send, client, server));
+    stop.await.unwrap();
+    assert_eq!(pair.upstream.tunnel_stats().active, 0);
 }
 
 fn accept_of(key: &str) -> String {

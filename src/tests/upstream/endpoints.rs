@@ -4,6 +4,7 @@ use std::convert::Infallible;
 
 use axum::{Router, routing::get as get_route};
 use http_body_util::{BodyExt, Full};
+use tokio::net::TcpSocket;
 use tower::{ServiceBuilder, service_fn};
 use tower_http::{cors::CorsLayer, limit::RequestBodyLimitLayer, trace::TraceLayer};
 
@@ -11,7 +12,10 @@ use super::*;
 use crate::{
     Response,
     layer::RescueExt,
-    upstream::{Balance, Endpoint, ErasedService, Remote, RetryLayer},
+    upstream::{
+        Balance, EmptySet, Endpoint, ErasedService, HostPolicy, Remote, RetryLayer,
+        discover::{Target, fixed},
+    },
     worker,
 };
 
@@ -24,7 +28,7 @@ async fn serve_once(script: &Script, answer: &str) -> String {
 }
 
 #[tokio::test]
-async fn worker_threads_remote_server_and_closure_share_requests() {
+async fn worker_threads_remote_server_closure_and_axum_router_share_requests() {
     let threads =
         worker::threads(2, || worker::blocking(|_| Response::new("thread"))).start().unwrap();
     let remote = start(service_fn(async |_: Request| {
@@ -34,20 +38,22 @@ async fn worker_threads_remote_server_and_closure_share_requests() {
     let closure = service_fn(async |_: Request| {
         Ok::<_, Infallible>(Response::new(Full::<bytes::Bytes>::from("closure")))
     });
+    let router = Router::new().route("/", get_route(async || "router"));
     let services = [
         ("threads", ErasedService::new(threads.clone())),
         ("remote", ErasedService::new(Remote::new(remote.addr.to_string()).unwrap())),
         ("closure", ErasedService::new(closure)),
+        ("router", ErasedService::new(router)),
     ];
     let balance = Balance::round_robin(services.map(|(key, service)| Endpoint::new(key, service)));
     let proxy = start(RetryLayer::new().layer(balance.clone())).await;
     let mut answers = Vec::new();
-    for _ in 0..6 {
+    for _ in 0..8 {
         let answer = exchange(proxy.addr, get("/")).await;
         assert_eq!(statuses(&answer), [200]);
         answers.push(answer.rsplit_once("\r\n\r\n").unwrap().1.to_owned());
     }
-    assert_eq!(answers, ["thread", "remote", "closure"].repeat(2));
+    assert_eq!(answers, ["thread", "remote", "closure", "router"].repeat(2));
     assert!(balance.endpoints().iter().all(|e| e.handle().in_flight() == 0));
     proxy.stop().await;
     remote.stop().await;
@@ -57,15 +63,19 @@ async fn worker_threads_remote_server_and_closure_share_requests() {
 #[tokio::test]
 async fn balance_tries_each_ejected_server_once() {
     for alive in [0, 1] {
-        // Two addresses on which nothing listens: the first request ejects both.
-        let (first, second) = (Script::new().await, Script::new().await);
-        let addrs = [first.1, second.1];
-        drop((first, second));
+        // Their ports are taken, so that no other test gets them, but nothing listens: the first request ejects both.
+        let mut sockets = Vec::new();
+        for _ in 0..2 {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            sockets.push(socket);
+        }
+        let addrs: Vec<_> = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
         let proxy = upstream(&addrs);
         let send = || proxy.clone().oneshot(Request::new(Body::empty()));
         send().await.unwrap_err();
 
-        let script = Script(TcpListener::bind(addrs[alive]).await.unwrap());
+        let script = Script(sockets.remove(alive).listen(8).unwrap());
         for n in 0..3 {
             let answer = "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
             let server = serve_once(&script, answer);
@@ -76,6 +86,34 @@ async fn balance_tries_each_ejected_server_once() {
             tokio::join!(client, server);
         }
     }
+}
+
+#[tokio::test]
+async fn followed_server_is_tried_after_another_one_failed() {
+    let dead = refusing();
+    let (script, alive) = Script::new().await;
+    let no_servers: [&str; 0] = [];
+    let proxy = Upstream::builder(no_servers).empty(EmptySet::Fail).build().unwrap();
+    let targets = [dead, alive].map(|addr| addr.to_string().parse::<Target>().unwrap());
+    proxy.follow(fixed(targets)).await;
+    let server = serve_once(&script, "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
+    let client = async { proxy.clone().oneshot(Request::new(Body::empty())).await.unwrap() };
+    let (_, answer) = tokio::join!(within(server), within(client));
+    assert_eq!(answer.status(), 204);
+}
+
+#[tokio::test]
+async fn retry_names_the_server_that_gets_the_request_as_its_host() {
+    let dead = refusing();
+    let (script, alive) = Script::new().await;
+    let servers = [dead, alive].map(|addr| addr.to_string());
+    let proxy = Upstream::builder(servers).host(HostPolicy::Server).build().unwrap();
+    let server = serve_once(&script, "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
+    let request = Request::builder().uri("/").header("host", "a").body(Body::empty()).unwrap();
+    let client = async { proxy.clone().oneshot(request).await.unwrap() };
+    let (head, _) = tokio::join!(within(server), within(client));
+    assert!(head.contains(&format!("host: {alive}\r\n")), "{head}");
+    assert_eq!(head.matches("\nhost: ").count(), 1, "{head}");
 }
 
 #[tokio::test]
@@ -111,7 +149,7 @@ async fn broken_idle_connection_sends_request_to_another_server() {
 
 #[tokio::test]
 async fn streamed_body_goes_to_next_server_if_one_is_unreachable() {
-    let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let dead = refusing();
     let (script, alive) = Script::new().await;
     let front = proxy(&[dead, alive]).await;
     let server = async {

@@ -10,8 +10,8 @@ use super::*;
 use crate::{
     HttpService,
     layer::{
-        ClientField, ConcurrencyLimitLayer, RescueExt, RescueLayer, TrustedProxyLayer,
-        rescue::Responder,
+        ClientField, ConcurrencyLimitLayer, ForwardAuthLayer, RescueExt, RescueLayer,
+        TrustedProxyLayer, rescue::Responder,
     },
     peer::Peer,
     semantics::{
@@ -92,6 +92,31 @@ async fn untrusted_peer_is_the_client_whatever_its_fields() {
         let (head, _) = through(&script, layer.layer(servers), request).await;
         assert!(head.contains("x-forwarded-for: 127.0.0.1\r\n"), "{trust:?}: {head}");
     }
+}
+
+#[tokio::test]
+async fn authorization_service_behind_an_upstream_gets_the_request_that_it_authorizes() {
+    let request = "POST /%61dmin?x=1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\
+        X-Forwarded-Uri: /public\r\nX-Forwarded-Method: GET\r\nX-Forwarded-User: root\r\n\r\n";
+    let (script, addr) = Script::new().await;
+    let authorizer = Upstream::builder([addr.to_string()]).build().unwrap();
+    let app = Router::new().fallback(async || "app");
+    let site = ForwardAuthLayer::new(authorizer, "/check").layer(app);
+    let (head, answer) = through(&script, site, request).await;
+    assert!(head.starts_with("GET /check HTTP/1.1\r\n"), "{head}");
+    let mut fields: Vec<_> = head.split("\r\n").filter(|line| line.starts_with("x-")).collect();
+    fields.sort_unstable();
+    assert_eq!(
+        fields,
+        [
+            "x-forwarded-for: 127.0.0.1",
+            "x-forwarded-host: a",
+            "x-forwarded-method: POST",
+            "x-forwarded-proto: http",
+            "x-forwarded-uri: /%61dmin?x=1",
+        ]
+    );
+    assert!(answer.ends_with("\r\n\r\napp"), "{answer}");
 }
 
 #[tokio::test]
@@ -176,7 +201,7 @@ async fn forwarded_trace_has_no_credentials_and_one_hop_less() {
 
 #[tokio::test]
 async fn every_error_response_has_the_same_format() {
-    let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let dead = refusing();
     let folder = tempfile::tempdir().unwrap();
     let site = crate::Router::new()
         .prefix("/api", upstream(&[dead]))

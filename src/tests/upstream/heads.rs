@@ -1,13 +1,14 @@
 //! Heads that a gateway relays or rewrites: interim responses, expectations, `Host`, paths, redirects and
 //! cookies.
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 
 use super::*;
 use crate::{
     conn::InterimResponses,
+    layer::EditFieldsLayer,
     semantics::rewrite::Rewrite,
-    upstream::{HostPolicy, UpstreamBuilder},
+    upstream::{EmptySet, HostPolicy, UpstreamBuilder, discover::fixed},
 };
 
 fn to(addr: SocketAddr) -> UpstreamBuilder {
@@ -193,6 +194,41 @@ async fn paths_redirects_and_cookies_are_rewritten_both_ways() {
 }
 
 #[tokio::test]
+async fn path_with_dot_segment_is_refused_if_paths_are_rewritten() {
+    let (_script, addr) = Script::new().await;
+    let rewrite = Rewrite::new().path("/app", "/base").unwrap();
+    let front = start(to(addr).rewrite(rewrite).build().unwrap()).await;
+    for path in ["/app/../admin", "/app/%2e%2E/admin", "/app/a/..", "/app/..;x/admin"] {
+        assert_eq!(statuses(&exchange(front.addr, get(path)).await), [400], "{path}");
+    }
+    front.stop().await;
+}
+
+#[tokio::test]
+async fn redirect_of_followed_server_to_itself_is_rewritten() {
+    let (script, addr) = Script::new().await;
+    for host in [HostPolicy::Client, HostPolicy::Server] {
+        let rewrite = Rewrite::new().path("/app", "/base").unwrap();
+        let proxy = UpstreamBuilder::new().empty(EmptySet::Fail).rewrite(rewrite);
+        let proxy = proxy.host(host).build().unwrap();
+        proxy.follow(fixed([addr.to_string().parse().unwrap()])).await;
+        let front = start(proxy).await;
+        let server = async {
+            let mut server = script.accept().await;
+            read_until(&mut server, "\r\n\r\n").await;
+            let redirect = format!(
+                "HTTP/1.1 302 Found\r\nLocation: http://{addr}/base/login\r\nContent-Length: 0\r\n\r\n"
+            );
+            server.write_all(redirect.as_bytes()).await.unwrap();
+            server
+        };
+        let (_server, answer) = tokio::join!(server, exchange(front.addr, get("/app/x")));
+        assert!(answer.contains("location: /app/login\r\n"), "{answer}");
+        front.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn fixed_host_replaces_that_of_the_client() {
     let (script, addr) = Script::new().await;
     let host = HostPolicy::Fixed(HeaderValue::from_static("site.example"));
@@ -206,5 +242,25 @@ async fn fixed_host_replaces_that_of_the_client() {
     let (head, _) = tokio::join!(server, exchange(front.addr, get("/")));
     assert!(head.contains("host: site.example\r\n"), "{head}");
     assert_eq!(head.matches("\r\nhost: ").count(), 1, "{head}");
+    front.stop().await;
+}
+
+#[tokio::test]
+async fn s23_connection_removes_no_field_that_a_layer_adds() {
+    let (script, addr) = Script::new().await;
+    let user = HeaderName::from_static("x-user");
+    let layer = EditFieldsLayer::new().set_in_request(user, HeaderValue::from_static("alice"));
+    let front = start(layer.layer(upstream(&[addr]))).await;
+    let server = async {
+        let mut server = script.accept().await;
+        let head = read_until(&mut server, "\r\n\r\n").await;
+        server.write_all(OK.as_bytes()).await.unwrap();
+        head
+    };
+    let request =
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: close, X-User, x-hop\r\nX-Hop: 1\r\n\r\n";
+    let (head, answer) = tokio::join!(server, exchange(front.addr, request));
+    assert_eq!(statuses(&answer), [200]);
+    assert!(head.contains("\r\nx-user: alice\r\n") && !head.contains("x-hop"), "{head}");
     front.stop().await;
 }

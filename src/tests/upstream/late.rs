@@ -30,18 +30,27 @@ async fn s17_response_after_the_timeout_is_discarded() {
         read_until(&mut late, "\r\n\r\n").await;
         assert!(rest(&mut late).await.is_empty(), "closed, without another request");
         let _ = late.write_all(EVIL.as_bytes()).await;
-        let (head, kept) = serve_one(&script).await;
-        assert!(head.starts_with("GET /2 "));
-        (late, kept)
+        let mut kept = Vec::new();
+        loop {
+            kept.push(serve_one(&script).await);
+            assert!(kept.last().unwrap().0.starts_with("GET /2 "));
+        }
     };
     let client = async {
         let mut client = TcpStream::connect(front.addr).await.unwrap();
         client.write_all(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         let first = read_until(&mut client, "\r\n\r\n").await;
-        let second = exchange(front.addr, get("/2")).await;
+        // On a busy machine, this server may be too slow for the next request, too.
+        let mut second = exchange(front.addr, get("/2")).await;
+        while statuses(&second) == [504] {
+            second = exchange(front.addr, get("/2")).await;
+        }
         (statuses(&first), second)
     };
-    let (_kept, (first, second)) = tokio::join!(server, client);
+    let (first, second) = tokio::select! {
+        _ = server => unreachable!("it serves on"),
+        answers = client => answers,
+    };
     assert_eq!((first, statuses(&second)), (vec![504], vec![200]));
     assert!(second.ends_with("ok") && !second.contains("evil"), "{second}");
     front.stop().await;

@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     BoxError,
+    net::Address,
     upstream::{Balance, Endpoint, Remote, RetryLayer},
 };
 
@@ -28,7 +29,7 @@ async fn serve(script: Script, answers: bool) -> usize {
 #[tokio::test]
 async fn spilled_body_is_sent_again_to_another_server() {
     let ((broken, a), (alive, b)) = (Script::new().await, Script::new().await);
-    let endpoints = [a, b].map(|addr| Endpoint::from(Remote::builder(addr.into()).build()));
+    let endpoints = [a, b].map(|addr| Endpoint::from(Remote::builder(Address::from(addr)).build()));
     let retry = RetryLayer::new().layer(Balance::round_robin(endpoints));
     let buffered = RequestBufferLayer::new().layer(retry);
     let pieces = (0..LEN / 1000).map(|_| Ok::<_, BoxError>(vec![b'x'; 1000]));

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 use tower::{ServiceExt, service_fn};
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     conn::{Http2Config, InterimResponses},
     peer::Peer,
     tests::support::{Running, exchange, start, start_with, within},
-    upstream::{PoolConfig, PoolExhausted, Upstream},
+    upstream::{PoolConfig, PoolExhausted, Remote, ServerAddress, Upstream},
 };
 
 /// A server that answers with the client address of the connection.
@@ -44,6 +44,21 @@ pub(super) async fn get(upstream: &Upstream) -> Result<Response, BoxError> {
 pub(super) async fn text(response: Response) -> String {
     let body = within(response.into_body().collect()).await.unwrap().to_bytes();
     String::from_utf8(body.to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn remote_of_an_http2_server_keeps_the_options_of_its_builder() {
+    let server = addresses().await;
+    let address: ServerAddress = format!("h2://{}", server.addr).parse().unwrap();
+    let remote = Remote::builder(address).pool(PoolConfig::new().max_requests(1)).build();
+    let mut seen = BTreeSet::new();
+    for _ in 0..3 {
+        let request = Request::get("/").header("host", "a").body(Body::empty()).unwrap();
+        let response = within(remote.clone().oneshot(request)).await.unwrap();
+        seen.insert(text(response).await);
+    }
+    assert_eq!(seen.len(), 3, "a connection for each request");
+    server.stop().await;
 }
 
 #[tokio::test]
@@ -102,6 +117,108 @@ async fn connection_that_has_served_its_requests_ends_after_the_last() {
     .await;
     assert_eq!(*counted.lock().unwrap(), [3, 3]);
     server.abort();
+}
+
+#[tokio::test]
+async fn connection_is_opened_when_streams_run_out() {
+    let (tx, hold) = tokio::sync::watch::channel(());
+    let service = service_fn(move |request: Request| {
+        let mut hold = hold.clone();
+        async move {
+            let address = request.extensions().get::<Peer>().unwrap().to_string();
+            if request.uri().path() == "/held" {
+                hold.changed().await.unwrap();
+            }
+            Ok::<_, BoxError>(Response::new(Body::from(address)))
+        }
+    });
+    let server = start_with(service, |s| s.http2(Http2Config::new().max_streams(2))).await;
+    let upstream = upstream(&server, PoolConfig::new());
+    text(get(&upstream).await.unwrap()).await; // so that its SETTINGS are known
+    let held = (0..4).map(|_| {
+        let request = Request::get("/held").header("host", "a").body(Body::empty()).unwrap();
+        tokio::spawn(upstream.clone().oneshot(request))
+    });
+    let held: Vec<_> = held.collect();
+    within(async {
+        while upstream.endpoints()[0].service().idle_connections() < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    tx.send(()).unwrap();
+    let mut seen = Vec::new();
+    for request in held {
+        seen.push(text(within(request).await.unwrap().unwrap()).await);
+    }
+    seen.sort();
+    assert!(seen[0] == seen[1] && seen[1] != seen[2] && seen[2] == seen[3], "{seen:?}");
+    assert_eq!(upstream.endpoints()[0].service().idle_connections(), 2);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn burst_opens_the_connections_that_the_settings_of_the_first_one_require() {
+    const REQUESTS: usize = 7;
+    let (began, go_on) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+    let (b, g) = (began.clone(), go_on.clone());
+    let service = service_fn(move |_: Request| {
+        let (began, go_on) = (b.clone(), g.clone());
+        async move {
+            began.fetch_add(1, Relaxed);
+            go_on.acquire().await?.forget();
+            Ok::<_, BoxError>(Response::new(Body::empty()))
+        }
+    });
+    for (allowed, connections) in [(2, 4), (7, 1)] {
+        let http2 = Http2Config::new().max_streams(allowed);
+        let server = start_with(service.clone(), |s| s.http2(http2)).await;
+        // A request that waited in a queue of the pool would be refused.
+        let pool = PoolConfig::new().max_connections(connections).max_queued(0);
+        let upstream = upstream(&server, pool);
+        let requests: Vec<_> = (0..REQUESTS)
+            .map(|_| {
+                let upstream = upstream.clone();
+                tokio::spawn(async move { get(&upstream).await })
+            })
+            .collect();
+        within(async {
+            while began.load(Relaxed) < REQUESTS {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert_eq!(upstream.endpoints()[0].service().idle_connections(), connections);
+        began.store(0, Relaxed);
+        go_on.add_permits(REQUESTS);
+        for request in requests {
+            within(request).await.unwrap().unwrap();
+        }
+        server.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn burst_on_new_connections_is_not_refused() {
+    for (allowed, burst) in [(100, 250), (10, 250), (1, 50)] {
+        let service = service_fn(async |request: Request| {
+            let body = request.into_body().collect().await?.to_bytes();
+            Ok::<_, BoxError>(Response::new(Body::from(body)))
+        });
+        let http2 = Http2Config::new().max_streams(allowed);
+        let server = start_with(service, |s| s.http2(http2)).await;
+        let upstream = upstream(&server, PoolConfig::new()); // which makes one attempt
+        let requests = (0..burst).map(|i| {
+            let request = Request::post("/").header("host", "a");
+            let request = request.body(Body::from(format!("{i}"))).unwrap();
+            tokio::spawn(upstream.clone().oneshot(request))
+        });
+        for (i, request) in requests.collect::<Vec<_>>().into_iter().enumerate() {
+            let response = within(request).await.unwrap().unwrap();
+            assert_eq!(text(response).await, i.to_string(), "of {allowed}");
+        }
+        server.stop().await;
+    }
 }
 
 #[tokio::test]

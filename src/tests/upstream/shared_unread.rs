@@ -1,11 +1,13 @@
 //! HTTP/2 connections to servers, with clients that do not read or disconnect: other requests do not notice.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, future::poll_fn, sync::Arc};
 
 use bytes::Bytes;
+use http_body_util::BodyExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::Notify,
 };
 use tower::{ServiceExt, service_fn};
 
@@ -13,7 +15,7 @@ use super::shared::{get, text, upstream};
 use crate::{
     Body, Budget, Request, Response,
     proto::h2::PREFACE,
-    tests::support::{start, within},
+    tests::support::{Running, start, within},
     upstream::{PoolConfig, Upstream},
 };
 
@@ -90,6 +92,7 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+const GOAWAY: u8 = 7;
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
@@ -147,4 +150,118 @@ async fn data_of_cancelled_requests_does_not_end_the_connection() {
     drop(responses);
     assert_eq!(text(get(&upstream).await.unwrap()).await, "done");
     server.abort();
+}
+
+#[tokio::test]
+async fn requests_survive_a_server_that_ends_each_connection_after_one() {
+    const REQUESTS: usize = 5;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("h2://{}", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        let mut sockets = Vec::new();
+        for connection in 0..REQUESTS {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            within(socket.read_exact(&mut [0; PREFACE.len()])).await.unwrap();
+            socket.write_all(&frame(SETTINGS, 0, 0, b"")).await.unwrap();
+            let first = next_request(&mut socket).await;
+            // All others have been sent on this connection, too.
+            for _ in connection + 1..REQUESTS {
+                next_request(&mut socket).await;
+            }
+            let goaway = [first.to_be_bytes(), 0_u32.to_be_bytes()].concat();
+            let answer = frame(HEADERS, 5, first, &[0x88]);
+            socket.write_all(&[frame(GOAWAY, 0, 0, &goaway), answer].concat()).await.unwrap();
+            sockets.push(socket);
+        }
+        sockets
+    });
+    let upstream = Upstream::builder([&address]).attempts(1).build().unwrap();
+    let mut requests = tokio::task::JoinSet::new();
+    for _ in 0..REQUESTS {
+        let upstream = upstream.clone();
+        requests.spawn(async move { get(&upstream).await.map(|response| response.status()) });
+    }
+    while let Some(status) = within(requests.join_next()).await {
+        assert_eq!(status.unwrap().unwrap(), 200);
+    }
+    within(server).await.unwrap();
+}
+
+/// Sends `len` bytes over HTTP/2, and reads the response only after `has_all` is notified. Returns its length.
+async fn send_all_first(front: &Running, len: usize, has_all: &Notify) -> usize {
+    let socket = TcpStream::connect(front.addr).await.unwrap();
+    let (mut client, connection) = within(h2::client::handshake(socket)).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::post("http://a/").body(()).unwrap();
+    let (response, mut stream) = client.send_request(request, false).unwrap();
+    let mut body = within(response).await.unwrap().into_body();
+    let mut left = len;
+    while left > 0 {
+        stream.reserve_capacity(left);
+        let n = within(poll_fn(|cx| stream.poll_capacity(cx))).await.unwrap().unwrap();
+        stream.send_data(vec![0; n].into(), n == left).unwrap();
+        left -= n;
+    }
+    within(has_all.notified()).await;
+    let mut received = 0;
+    while let Some(data) = within(body.data()).await {
+        let data = data.unwrap();
+        body.flow_control().release_capacity(data.len()).unwrap();
+        received += data.len();
+    }
+    received
+}
+
+/// More than all buffers on the way.
+const LONG: usize = 32 << 20;
+
+#[tokio::test]
+async fn client_may_send_all_before_it_reads_the_response() {
+    let has_all = Arc::new(Notify::new());
+    let notified = has_all.clone();
+    let server = start(service_fn(move |request: Request| {
+        let has_all = notified.clone();
+        tokio::spawn(async move {
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(body.len(), LONG);
+            has_all.notify_one();
+        });
+        std::future::ready(Ok::<_, Infallible>(Response::new(Body::from(vec![0; LONG]))))
+    }))
+    .await;
+    let front = start(upstream(&server, PoolConfig::new())).await;
+    assert_eq!(send_all_first(&front, LONG, &has_all).await, LONG);
+    front.stop().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn client_may_send_all_before_it_reads_the_response_of_an_http1_server() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = Upstream::new([listener.local_addr().unwrap().to_string()]).unwrap();
+    let front = start(upstream).await;
+    let has_all = Arc::new(Notify::new());
+    let notified = has_all.clone();
+    let server = tokio::spawn(async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        let (mut read, mut write) = socket.into_split();
+        let writes = async {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LONG}\r\n\r\n");
+            write.write_all(head.as_bytes()).await.unwrap();
+            write.write_all(&vec![0; LONG]).await.unwrap();
+        };
+        let reads = async {
+            let (mut received, mut buffer) = (0, vec![0; 64 << 10]);
+            while received < LONG {
+                let n = read.read(&mut buffer).await.unwrap();
+                assert_ne!(n, 0);
+                received += n;
+            }
+            notified.notify_one();
+        };
+        tokio::join!(writes, reads);
+    });
+    assert_eq!(send_all_first(&front, LONG, &has_all).await, LONG);
+    server.abort();
+    front.stop().await;
 }

@@ -85,7 +85,7 @@ async fn server_that_becomes_slow_loses_its_share_of_requests() {
     load.go_on().await;
     let shares = next_shares(&site, &load).await;
     assert!(shares.iter().all(|&share| share >= 5), "all have some: {shares:?}");
-    // By the time of a few hundred requests of the others, which is far below a second, its share has fallen.
+    // `slow_endpoint_loses_its_share_within_a_second` bounds the time, with a paused clock.
     links[0].delay.store(300, Relaxed);
     load.go_on().await;
     let shares = next_shares(&site, &load).await;

@@ -1,6 +1,6 @@
 //! Processes of PHP that end, are given up, or go on after their response.
 
-use std::{collections::HashSet, fs, os::unix::fs::PermissionsExt};
+use std::{collections::HashSet, fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use http_body_util::BodyExt;
 use rustix::process::{Pid, Signal, kill_process};
@@ -184,15 +184,79 @@ async fn request_behind_an_abandoned_script_is_served_under_load() {
 async fn killed_php_fpm_is_started_again_and_requests_wait_for_it() {
     let dir = site();
     let php = builder(dir.path()).start().unwrap();
-    let answer = ok(&php, "/pid.php").await;
-    let master = answer.rsplit(' ').next().unwrap().parse().unwrap();
-    kill_process(Pid::from_raw(master).unwrap(), Signal::KILL).unwrap();
+    for exits in 0..5 {
+        let answer = ok(&php, "/pid.php").await;
+        let master = answer.rsplit(' ').next().unwrap().parse().unwrap();
+        kill_process(Pid::from_raw(master).unwrap(), Signal::KILL).unwrap();
+        within(async {
+            while php.stats().unexpected_exits == exits {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert_eq!(ok(&php, "/a").await, "200 front /a");
+        assert_eq!(php.instances(), 1, "nothing is left of those that have ended");
+    }
+    shut_down(php).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_php), ignore = "apt-get install php-fpm")]
+async fn request_past_its_timeout_is_answered_and_its_process_replaced() {
+    let dir = site();
+    let pid_file = dir.path().join("sessions/pid");
+    let code = format!(
+        "<?php file_put_contents('{0}.new', getmypid()); rename('{0}.new', '{0}'); for (;;);",
+        pid_file.display()
+    );
+    fs::write(dir.path().join("one/stuck.php"), code).unwrap();
+    let builder = builder(dir.path()).children(1).request_timeout(Duration::from_secs(1));
+    let php = builder.start().unwrap();
+    let error = get(&php, "/stuck.php").await.unwrap_err();
+    assert_eq!(Error::find(&*error).unwrap().kind(), Kind::Timeout);
+    let stuck = fs::read_to_string(pid_file).unwrap();
+    // php-fpm kills the process, whose successor accepts the next request.
     within(async {
-        while php.stats().unexpected_exits == 0 {
+        while fs::exists(format!("/proc/{stuck}")).unwrap() {
             tokio::task::yield_now().await;
         }
     })
     .await;
-    assert_eq!(ok(&php, "/a").await, "200 front /a");
+    let answer = ok(&php, "/pid.php").await;
+    assert_ne!(answer.split(' ').nth(1).unwrap(), stuck);
+    shut_down(php).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_php), ignore = "apt-get install php-fpm")]
+async fn request_past_its_queue_timeout_is_not_run() {
+    let dir = site();
+    let builder = builder(dir.path()).children(1).queue_timeout(Duration::from_millis(100));
+    let php = builder.ini("output_buffering", "0").start().unwrap();
+    let request = Request::get("/sleep.php").header("host", "a").body(Body::empty()).unwrap();
+    let running = within(php.clone().oneshot(request)).await.unwrap();
+    let error = get(&php, "/session").await.unwrap_err();
+    assert_eq!(Error::find(&*error).unwrap().kind(), Kind::Overloaded);
+    assert_eq!(fs::read_dir(dir.path().join("sessions")).unwrap().count(), 0, "it was not run");
+    drop(running);
+    php.close();
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_php), ignore = "apt-get install php-fpm")]
+async fn requests_are_answered_by_a_varying_number_of_processes() {
+    let dir = site();
+    let php = builder(dir.path()).children(4).spare(1).start().unwrap();
+    let mut load = JoinSet::new();
+    for _ in 0..8 {
+        let php = php.clone();
+        load.spawn(async move {
+            for _ in 0..20 {
+                assert!(ok(&php, "/pid.php").await.starts_with("200 "));
+            }
+        });
+    }
+    load.join_all().await;
+    assert_eq!(php.stats().served, 160);
     shut_down(php).await;
 }

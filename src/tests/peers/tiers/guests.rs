@@ -111,7 +111,7 @@ impl Site<'_> {
     async fn browse(&self, front: SocketAddr, path: &str, form: Option<&str>) -> (u16, String) {
         let jar = self.data.join("jar");
         let mut curl = self.front.command("curl");
-        curl.args(["--silent", "--location", "--max-time", "15", "--write-out", "\n%{http_code}"]);
+        curl.args(["--silent", "--location", "--max-time", "60", "--write-out", "\n%{http_code}"]);
         curl.arg("--cookie").arg(&jar).arg("--cookie-jar").arg(&jar);
         if let Some(form) = form {
             curl.args(["--data", form]);
