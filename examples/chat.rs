@@ -8,11 +8,14 @@
 #[path = "chat/tests.rs"]
 mod tests;
 
-use std::{convert::Infallible, pin::pin, time::Duration};
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::SinkExt;
 use http::{HeaderValue, StatusCode, header};
-use tokio::{sync::broadcast, time::timeout};
+use tokio::{
+    sync::{Semaphore, broadcast},
+    time::timeout,
+};
 use tokio_stream::StreamExt;
 use tokio_tungstenite::{
     WebSocketStream,
@@ -28,6 +31,9 @@ use vestibule::{
     serve::{serve, shutdown_signal},
 };
 
+/// Maximum number of clients. Others get 503.
+const MAX_CLIENTS: usize = 4096;
+
 /// Maximum size of a message: 4 KiB.
 const MAX_MESSAGE: usize = 4 << 10;
 
@@ -41,22 +47,29 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 async fn main() -> std::io::Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let listen = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8080".to_owned());
-    serve(listen, site()).shutdown(shutdown_signal()).await
+    serve(listen, site(MAX_CLIENTS)).shutdown(shutdown_signal()).await
 }
 
 /// Returns the service of the page and its chat room.
-fn site() -> impl HttpService<Body, Future: Send> + Clone + Send + Sync + 'static {
+fn site(
+    max_clients: usize,
+) -> impl HttpService<Body, Future: Send> + Clone + Send + Sync + 'static {
     let (room, _) = broadcast::channel::<String>(MAX_QUEUED);
+    let seats = Arc::new(Semaphore::new(max_clients));
     let chat = service_fn(move |request: Request| {
-        let room = room.clone();
+        let (room, seats) = (room.clone(), seats.clone());
         async move {
             // A page of another site can open a WebSocket to this site, with the cookies of this site.
             if !is_same_origin(&request) {
-                let mut refused = Response::new(Body::from("the page is of another site\n"));
-                *refused.status_mut() = StatusCode::FORBIDDEN;
-                return Ok::<_, Infallible>(refused);
+                return Ok(refusal(StatusCode::FORBIDDEN, "the page is of another site\n"));
             }
-            Ok(upgrade::websocket(&request, |stream| converse(stream, room)))
+            let Ok(seat) = seats.try_acquire_owned() else {
+                return Ok(refusal(StatusCode::SERVICE_UNAVAILABLE, "the room is full\n"));
+            };
+            Ok::<_, Infallible>(upgrade::websocket(&request, |stream| async move {
+                converse(stream, room).await;
+                drop(seat);
+            }))
         }
     });
     let page = service_fn(|_: Request| async {
@@ -66,6 +79,12 @@ fn site() -> impl HttpService<Body, Future: Send> + Clone + Send + Sync + 'stati
         Ok::<_, Infallible>(page)
     });
     Router::new().route("/chat", chat).route("/", page)
+}
+
+fn refusal(status: StatusCode, reason: &'static str) -> Response {
+    let mut response = Response::new(Body::from(reason));
+    *response.status_mut() = status;
+    response
 }
 
 /// Returns whether a request comes from a page of this site, or from a program other than a browser.
@@ -81,6 +100,7 @@ async fn converse(stream: Upgraded, room: broadcast::Sender<String>) {
     let mut messages = room.subscribe();
     let mut draining = pin!(stream.draining());
     let config = WebSocketConfig::default()
+        .read_buffer_size(MAX_MESSAGE) // allocated at once; the default is 128 KiB
         .max_message_size(Some(MAX_MESSAGE))
         .max_frame_size(Some(MAX_MESSAGE));
     let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
@@ -91,8 +111,8 @@ async fn converse(stream: Upgraded, room: broadcast::Sender<String>) {
                     let _ = room.send(text.to_string()); // fails if there is no client
                     continue;
                 }
-                Some(Ok(Message::Close(_))) | None => break None,
-                Some(Ok(_)) => continue, // pings are answered
+                Some(Ok(_)) => continue, // pings and a close are answered by the next read
+                None => return,
                 Some(Err(Error::Capacity(_))) => break Some((CloseCode::Size, "too long")),
                 Some(Err(_)) => return,
             },

@@ -30,6 +30,7 @@ use vestibule::{
     HttpService,
     net::{Address, process::schedule_for_throughput},
     serve::{serve, shutdown_signal},
+    worker::Processes,
 };
 
 /// Shutdown timeout: the time that requests in flight may take when the program is stopped.
@@ -59,8 +60,7 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         tracing::warn!(%error, "cannot change the scheduling policy");
     }
     let mut project = Project::open(&args)?;
-    project.prepare()?;
-    let workers = site::workers(&project, &args).start()?;
+    let workers = start(&mut project, &args).await?;
     let site = site::front(&project, &args, workers.clone());
     if args.reload {
         let (changed, changes) = watch::channel(0);
@@ -71,6 +71,27 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     }
     workers.shutdown(SHUTDOWN).await?;
     Ok(())
+}
+
+/// Prepares the project and starts its workers. With `--reload`, a failure is repaired by the change of a file.
+async fn start(
+    project: &mut Project,
+    args: &Args,
+) -> Result<Processes, Box<dyn std::error::Error>> {
+    loop {
+        let files = reload::scan(&project.dir).await;
+        let error = match try_start(project, args) {
+            Err(error) if args.reload => error,
+            result => return result,
+        };
+        eprintln!("{error}\nThe next change of a file starts the site. Ctrl-C ends this program.");
+        reload::wait_change(&project.dir, &files).await;
+    }
+}
+
+fn try_start(project: &mut Project, args: &Args) -> Result<Processes, Box<dyn std::error::Error>> {
+    project.prepare()?;
+    Ok(site::workers(project, args).start()?)
 }
 
 async fn listen<S>(args: &Args, site: S) -> std::io::Result<()>

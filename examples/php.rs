@@ -36,7 +36,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().with_target(false).with_writer(std::io::stderr).init();
     let args = Args::parse()?;
     let mut php = worker::php(&args.dir)
-        .front_controller("/index.php")
         .env("BOOK_DATA", args.data.display().to_string())
         .ini("upload_max_filesize", "8M")
         .ini("post_max_size", "16M")

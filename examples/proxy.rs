@@ -12,6 +12,7 @@ use vestibule::{
     cache::{CacheLayer, Heuristic, SetCookie},
     conn::ProxyProtocol,
     layer,
+    net::Address,
     policy::{
         health::HealthOptions,
         pick::{
@@ -54,8 +55,8 @@ proxy [--listen ADDR] [--threads N] [--tls-cert FILE --tls-key FILE]
   --queue N       lets N requests wait when all servers have that many
   --servers FILE  follows a file with a server in each line, as `10.0.0.1:3000 weight=2`
   --status ADDR   shows the state of all servers there
-  UPSTREAM        host:port, http://host:port, https://host:port (HTTP/2 or HTTP/1.1 by ALPN),
-                  h2://host:port (HTTP/2 without TLS) or unix:/path; none with --servers";
+  UPSTREAM        host:port, http://host, https://host (HTTP/2 or HTTP/1.1 by ALPN), a URL also with a
+                  port, h2://host:port (HTTP/2 without TLS) or unix:/path; none with --servers";
 
 #[tokio::main]
 #[allow(clippy::disallowed_methods, reason = "the tasks end with the process")]
@@ -81,7 +82,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     if let Some(addr) = &args.status {
-        tokio::spawn(serve(addr.as_str(), status_page(servers.clone())).into_future());
+        let status = serve(addr.as_str(), status_page(servers.clone())).bind()?;
+        tokio::spawn(status.into_future());
     }
     let Args { listen, buffer, .. } = args;
     let front =
@@ -178,6 +180,7 @@ where
 {
     // Ctrl-C or SIGTERM begins a graceful shutdown; a second one ends the process at once.
     let mut server = server.shutdown(shutdown_signal());
+    let scheme = if front.tls.is_some() { "https" } else { "http" };
     if let Some((chain, key)) = front.tls {
         server = server.tls(tls::Server::pem_files(chain, key)?);
     }
@@ -192,6 +195,11 @@ where
         Some(0) => server.thread_per_core(),
         Some(n) => server.runtime_threads(n),
     };
+    let server = server.bind()?;
+    match server.local_addr()? {
+        at @ Address::Tcp(_) => eprintln!("Open {scheme}://{at}/"),
+        at @ Address::Unix(_) => eprintln!("Listening on {at}"),
+    }
     Ok(server.await?)
 }
 

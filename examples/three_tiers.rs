@@ -26,6 +26,15 @@ use vestibule::{
     upstream::{RetryLayer, TcpBalance, Upstream},
 };
 
+const HELP: &str = "\
+three_tiers [--listen ADDR] --app SERVER [--app SERVER ...]
+            [--database-listen ADDR --database SERVER [--database SERVER ...]]
+
+  --listen ADDR            host:port or unix:/path (127.0.0.1:8080)
+  --app SERVER             a server of the application, as of the example proxy; may be repeated
+  --database-listen ADDR   where the application reaches its database
+  --database SERVER        host:port or unix:/path of a database; may be repeated";
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (mut listen, mut database_listen) = ("127.0.0.1:8080".to_owned(), None);
@@ -37,10 +46,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             Long("app") => apps.push(args.value()?.string()?),
             Long("database-listen") => database_listen = Some(args.value()?.string()?),
             Long("database") => databases.push(args.value()?.string()?),
+            Short('h') | Long("help") => {
+                println!("{HELP}");
+                return Ok(());
+            }
             other => return Err(other.unexpected().into()),
         }
     }
 
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let retry = RetryLayer::new()
         .attempt_timeout(Duration::from_secs(10))
         .total_timeout(Duration::from_secs(30));

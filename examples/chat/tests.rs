@@ -50,7 +50,7 @@ async fn hear(socket: &mut WebSocketStream<TcpStream>) -> Message {
 #[tokio::test]
 async fn chat_works_alone_and_through_a_proxy() {
     for has_proxy in [false, true] {
-        let chat = start(site()).await;
+        let chat = start(site(MAX_CLIENTS)).await;
         let proxy = start(Upstream::new([&chat.address]).unwrap()).await;
         let address = if has_proxy { &proxy.address } else { &chat.address };
         let (mut ann, mut bob) = (join(address).await, join(address).await);
@@ -82,8 +82,40 @@ async fn chat_works_alone_and_through_a_proxy() {
 }
 
 #[tokio::test]
+async fn close_of_a_client_is_confirmed() {
+    let chat = start(site(MAX_CLIENTS)).await;
+    let mut ann = join(&chat.address).await;
+    let frame = CloseFrame { code: CloseCode::Normal, reason: "bye".into() };
+    within(ann.close(Some(frame))).await.unwrap();
+    let Message::Close(Some(frame)) = hear(&mut ann).await else { panic!("no close") };
+    assert_eq!(frame.code, CloseCode::Normal);
+    assert!(within(ann.next()).await.is_none());
+}
+
+#[tokio::test]
+async fn full_room_refuses_clients_until_one_leaves() {
+    let chat = start(site(1)).await;
+    let ann = join(&chat.address).await;
+    let stream = TcpStream::connect(&chat.address).await.unwrap();
+    let address = format!("ws://{}/chat", chat.address);
+    let refused = within(client_async(&address, stream)).await.unwrap_err();
+    let Error::Http(response) = refused else { panic!("{refused}") };
+    assert_eq!(response.status(), 503);
+    drop(ann);
+    let rejoined = async {
+        loop {
+            let stream = TcpStream::connect(&chat.address).await.unwrap();
+            if client_async(&address, stream).await.is_ok() {
+                break;
+            }
+        }
+    };
+    within(rejoined).await;
+}
+
+#[tokio::test]
 async fn page_of_another_site_is_refused() {
-    let chat = start(site()).await;
+    let chat = start(site(MAX_CLIENTS)).await;
     let stream = TcpStream::connect(&chat.address).await.unwrap();
     let request = http::Request::get(format!("ws://{}/chat", chat.address))
         .header("host", &chat.address)
@@ -136,7 +168,8 @@ async fn two_pages_of_a_browser_hear_each_other() {
         let _ = heard.send(request.uri().query().unwrap_or_default().to_owned());
         async { Ok::<_, Infallible>(Response::new(Body::empty())) }
     });
-    let front = Router::new().route("/driver", driver).route("/heard", hear).fallback(site());
+    let front =
+        Router::new().route("/driver", driver).route("/heard", hear).fallback(site(MAX_CLIENTS));
     let server = start(front).await;
     let profiles = tempfile::tempdir().unwrap();
     let pages = ["ann&bob", "bob&ann"].map(|names| {

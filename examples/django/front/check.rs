@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use http::StatusCode;
 use tower::ServiceExt;
 use vestibule::{Body, Request, Router, serve};
 
@@ -49,7 +50,7 @@ async fn check_project(mut project: Project, args: &Args, report: &mut impl FnMu
     if project.setting("django").is_some() {
         report(static_root(&project));
         report(allowed_hosts(&project, args));
-        if project.has_manage() {
+        if project.has_manage() && project.setting("databases") == Some("1") {
             report(migrations(&project));
         }
     }
@@ -73,6 +74,10 @@ fn address(listen: &str) -> Finding {
 fn static_root(project: &Project) -> Finding {
     if project.setting("staticfiles") != Some("1") {
         return Ok("no static files: django.contrib.staticfiles is not installed".to_owned());
+    }
+    let url = project.setting("static_url").unwrap_or_default();
+    if url.contains("//") {
+        return Ok(format!("static files are at {url}, which is not served here"));
     }
     let Some((url, root)) = project.static_files() else {
         let remedy =
@@ -138,6 +143,10 @@ async fn worker(project: &Project, args: &Args) -> Finding {
     };
     let _ = workers.shutdown(std::time::Duration::from_secs(15)).await;
     match answer {
+        Ok(response) if response.status() == StatusCode::BAD_REQUEST => failed(
+            &format!("a worker starts, and answers / with {}", response.status()),
+            "the site does not accept its own address: see ALLOWED_HOSTS, and the log above",
+        ),
         Ok(response) if !response.status().is_server_error() => {
             Ok(format!("a worker starts, and answers / with {}", response.status()))
         }

@@ -25,6 +25,8 @@ if "django" in sys.modules:
     say("django", django.get_version())
     if settings.configured:
         say("debug", int(bool(settings.DEBUG)))
+        engines = [database.get("ENGINE", "") for database in settings.DATABASES.values()]
+        say("databases", int(any(engine not in ("", "django.db.backends.dummy") for engine in engines)))
         say("allowed_hosts", ",".join(settings.ALLOWED_HOSTS))
         for key in ("STATIC_URL", "STATIC_ROOT", "MEDIA_URL", "MEDIA_ROOT"):
             value = getattr(settings, key, None)

@@ -2,8 +2,9 @@
 
 use std::{
     collections::HashMap,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -25,21 +26,23 @@ const SUFFIXES: [&str; 8] = ["py", "html", "txt", "css", "js", "json", "toml", "
 /// Maximum number of watched files.
 const MAX_FILES: usize = 20_000;
 
-type Files = HashMap<PathBuf, SystemTime>;
+/// The files of a project, with their modification times.
+pub type Files = HashMap<PathBuf, SystemTime>;
 
 /// Watches the project until the program exits. `changed` counts successful reloads.
 pub fn spawn(project: Project, workers: Processes, changed: watch::Sender<u64>) {
     #[allow(clippy::disallowed_methods, reason = "the task ends with the process")]
     tokio::spawn(async move {
-        let mut known = scan(&project).await;
+        let project = Arc::new(project);
+        let mut known = scan(&project.dir).await;
         while !changed.is_closed() {
             tokio::time::sleep(INTERVAL).await;
-            let now = scan(&project).await;
+            let now = scan(&project.dir).await;
             let Some(path) = difference(&known, &now).map(Path::to_owned) else { continue };
             eprintln!("{} has changed: reloading", path.display());
             known = now;
             let is_static = path.components().any(|part| part.as_os_str() == "static");
-            if is_static && let Err(error) = project.collect_static() {
+            if is_static && let Err(error) = collect_static(&project).await {
                 eprintln!("{error}");
             }
             match workers.reload().await {
@@ -51,9 +54,27 @@ pub fn spawn(project: Project, workers: Processes, changed: watch::Sender<u64>) 
     });
 }
 
-/// Returns the project's files with their modification times.
-async fn scan(project: &Project) -> Files {
-    let dir = project.dir.clone();
+/// Copies the static files, which takes a second or more, on a thread of its own: the front has one thread.
+async fn collect_static(project: &Arc<Project>) -> io::Result<()> {
+    let project = Arc::clone(project);
+    let copy = move || project.collect_static();
+    tokio::task::spawn_blocking(copy).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+/// Waits until a file of the project in `dir` is not as in `known`.
+pub async fn wait_change(dir: &Path, known: &Files) {
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        if let Some(path) = difference(known, &scan(dir).await) {
+            eprintln!("{} has changed: starting", path.display());
+            return;
+        }
+    }
+}
+
+/// Returns the files of the project in `dir`.
+pub async fn scan(dir: &Path) -> Files {
+    let dir = dir.to_owned();
     let scan = move || {
         let mut files = Files::new();
         walk(&dir, &mut files);
@@ -89,6 +110,17 @@ fn difference<'a>(old: &'a Files, new: &'a Files) -> Option<&'a Path> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn wait_ends_when_a_file_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("views.py"), "import").unwrap();
+        let known = scan(dir.path()).await;
+        let mut wait = std::pin::pin!(wait_change(dir.path(), &known));
+        assert!(tokio::time::timeout(2 * INTERVAL, &mut wait).await.is_err(), "it is unchanged");
+        fs::write(dir.path().join("urls.py"), "").unwrap();
+        wait.await;
+    }
 
     #[test]
     fn difference_is_a_file_that_was_added_changed_or_removed() {

@@ -22,8 +22,9 @@ const MAX_BODY: u64 = 64 << 20;
 /// Maximum time of a request in the queue and in a worker.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Stop timeout of workers in development, where requests in flight may be lost.
-const DEVELOPMENT_STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Drain and stop timeout of workers in development, where requests in flight may be lost: code that was replaced ends soon,
+/// and an endless response does not delay the next reload.
+const DEVELOPMENT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Prefix of private files: `X-Accel-Redirect: /private/a.pdf` sends `a.pdf` of `MEDIA_ROOT`.
 const PRIVATE: &str = "/private";
@@ -38,7 +39,10 @@ pub fn workers(project: &Project, args: &Args) -> ProcessesBuilder<Python> {
     if let Some(requests) = args.refork_after {
         workers = workers.refork_after(requests);
     }
-    if args.reload { workers.stop_timeout(DEVELOPMENT_STOP_TIMEOUT) } else { workers }
+    if args.reload {
+        workers = workers.drain_timeout(DEVELOPMENT_TIMEOUT).stop_timeout(DEVELOPMENT_TIMEOUT);
+    }
+    workers
 }
 
 /// Returns the service for clients: the workers, and the layers in front of them.

@@ -13,12 +13,18 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from unittest import skipUnless
 
 from django.conf import global_settings, settings
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 # The program prints it when it listens.
 LISTENS = re.compile(r"Open http://\S+:(\d+)/")
+
+
+def needs(reason, *found):
+    """Skips a test that lacks one of these. With CI=true it runs and fails."""
+    return skipUnless(all(found) or os.environ.get("CI") == "true", f"needs {reason}")
 
 
 def changed_settings():

@@ -1,4 +1,5 @@
-"""Runs the tests of a live server that Django publishes with its source, through the front.
+"""Runs tests that Django publishes with its source, through the front: those of a live server, and those of file uploads,
+streamed responses and tokens of CSRF that send requests.
 
     pip download --no-deps --no-binary django django==5.2.9    # and unpack it
     VESTIBULE_DJANGO=target/debug/examples/django python -m guests.tests.published django-5.2.9
@@ -44,6 +45,7 @@ def main(source):
             DEFAULT_AUTO_FIELD="django.db.models.AutoField",
             INSTALLED_APPS=[
                 "django.contrib.contenttypes", "django.contrib.auth", "django.contrib.sessions", "servers",
+                "file_uploads",
             ],
             MIDDLEWARE=[
                 "django.contrib.sessions.middleware.SessionMiddleware",
@@ -52,6 +54,7 @@ def main(source):
             ],
             MIGRATION_MODULES={"auth": None, "contenttypes": None, "sessions": None},
             ROOT_URLCONF="servers.urls",
+            TEMPLATES=[{"BACKEND": "django.template.backends.django.DjangoTemplates"}],
         )
         django.setup()
         LiveServerTestCase.server_thread_class = PublicFront
@@ -59,7 +62,8 @@ def main(source):
         for test, reason in OTHERWISE.items():
             setattr(views, test, skip(reason)(getattr(views, test)))
         runner = get_runner(settings)(interactive=False)
-        return runner.run_tests([f"servers.tests.{test}" for test in TESTS])
+        clients = importlib.import_module("guests.tests.published_clients").prepare()
+        return runner.run_tests([*(f"servers.tests.{test}" for test in TESTS), *clients])
 
 
 if __name__ == "__main__":

@@ -5,14 +5,13 @@ import struct
 import tempfile
 import zlib
 from pathlib import Path
-from unittest import skipUnless
 
 from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.test import LiveServerTestCase, override_settings
 
 from .browser import Browser
-from .live import FrontThread
+from .live import FrontThread, needs
 
 DATA = tempfile.TemporaryDirectory(prefix="vestibule-browser-")
 
@@ -29,7 +28,7 @@ def png(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-@skipUnless("VESTIBULE_DJANGO" in os.environ and shutil.which("chromium"), "needs the program and chromium")
+@needs("the program and chromium", "VESTIBULE_DJANGO" in os.environ, shutil.which("chromium"))
 @override_settings(MEDIA_ROOT=f"{DATA.name}/uploads", STATIC_ROOT=f"{DATA.name}/static")
 class AdminTest(LiveServerTestCase):
     """Somebody of the staff works with the admin."""

@@ -2,11 +2,10 @@
 import json
 import os
 from importlib.util import find_spec
-from unittest import skipUnless
 
 from django.test import LiveServerTestCase
 
-from .live import FrontThread
+from .live import FrontThread, needs
 from .test_site import PATIENCE, Client
 
 
@@ -16,7 +15,7 @@ class AsgiFront(FrontThread):
     application = "guests.tests.live_asgi:application"
 
 
-@skipUnless("VESTIBULE_DJANGO" in os.environ and find_spec("websockets"), "needs the program and websockets")
+@needs("the program and websockets", "VESTIBULE_DJANGO" in os.environ, find_spec("websockets"))
 class ChatTest(LiveServerTestCase):
     server_thread_class = AsgiFront
 

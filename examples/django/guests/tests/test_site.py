@@ -7,14 +7,13 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from unittest import skipUnless
 
 from django.core.management import call_command
 from django.test import LiveServerTestCase, override_settings
 
 from guests.models import Entry
 
-from .live import FrontThread
+from .live import FrontThread, needs
 
 PATIENCE = 60
 DATA = tempfile.TemporaryDirectory(prefix="vestibule-django-")
@@ -59,7 +58,7 @@ class Client:
             return response.status, response.headers, response.read()
 
 
-@skipUnless("VESTIBULE_DJANGO" in os.environ, "VESTIBULE_DJANGO names the program")
+@needs("VESTIBULE_DJANGO, which names the program", "VESTIBULE_DJANGO" in os.environ)
 @override_settings(MEDIA_ROOT=f"{DATA.name}/uploads", STATIC_ROOT=f"{DATA.name}/static")
 class SiteTest(LiveServerTestCase):
     """One front for all tests of the class, with two workers."""
