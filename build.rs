@@ -32,6 +32,8 @@ fn main() {
         ("dnsmasq", "dnsmasq"),
         ("etcd", "etcd"),
         ("php_cgi", "php-cgi"),
+        ("node", "node"),
+        ("puma", "puma"),
     ] {
         if ci || found(program) {
             println!("cargo::rustc-cfg=peer_{peer}");
@@ -55,6 +57,13 @@ fn main() {
     let is_root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
     if ci || is_root {
         println!("cargo::rustc-cfg=peer_root");
+    }
+    // Root of a container may lack CAP_SYS_ADMIN, bit 21, without which it cannot mount.
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let capabilities = capabilities.and_then(|c| u64::from_str_radix(c.trim(), 16).ok());
+    if ci || capabilities.is_some_and(|c| c >> 21 & 1 == 1) {
+        println!("cargo::rustc-cfg=peer_mount");
     }
     // landlock(7): Linux 5.13.
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();

@@ -9,8 +9,9 @@ EXPECTED = {
     "cert_expirationStatus": "it is valid for a day",
     "cert_notAfter": "it is valid for a day",
     "cert_revocation": "no URI of a list: the authority has no server",
-    # All suites are strong, and a client knows whether its processor has AES: Mozilla's recommendation, with which
-    # sslyze compares, is the client's order.
+    # The one exception that is no matter of the certificate. testssl.sh wants the server's order of cipher suites. Here the
+    # client's is taken: all suites are strong, and a client knows whether its processor has AES. Mozilla recommends it, too,
+    # and sslyze compares with that.
     "cipher_order": "the client's order is taken",
     "cipherorder": "the client's order is taken",
 }
