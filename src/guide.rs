@@ -24,5 +24,14 @@ pub mod cache {}
 #[doc = include_str!("guide/site.md")]
 pub mod site {}
 
+#[doc = include_str!("guide/nginx.md")]
+pub mod nginx {}
+
+#[doc = include_str!("guide/gunicorn.md")]
+pub mod gunicorn {}
+
 #[doc = include_str!("guide/build.md")]
 pub mod build {}
+
+#[doc = include_str!("guide/tls.md")]
+pub mod tls {}

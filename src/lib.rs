@@ -94,10 +94,13 @@
 //! | [with axum](guide::axum), [with tower-http](guide::tower_http) | around, inside and between their services and layers |
 //! | [a cache](guide::cache) | in front of servers, what it stores, invalidation, the public test suite |
 //! | [what every site needs](guide::site) | redirects, fields, access, authentication, error pages |
+//! | [from an `nginx.conf`](guide::nginx), [from Gunicorn and uvicorn](guide::gunicorn) | the usual directives and options, what takes their place, and a program |
 //! | [behind another proxy](guide::behind_a_proxy) | the address of the client |
 //! | [defaults and limits](guide::limits) | every option with its default, and the status beyond it |
 //! | [deadlines](serve::deadlines) | how long a server waits, and for what |
+//! | [the cost of TLS and HTTP/2](guide::tls) | figures beside nginx and HAProxy, and TLS in the kernel |
 //! | [statuses](guide::statuses) | the responses that this crate generates itself, why, and what to do |
+//! | [build](guide::build) | the release profile, profile-guided optimization |
 //!
 //! # Features
 //!
@@ -114,7 +117,7 @@
 //! | `hyper` | no | WebSockets of services that are written for hyper, such as axum's |
 //! | `self-signed` | no | a certificate for development |
 //! | `dns`, `etcd` | no | [sources of endpoints](upstream::discover); each enables `upstream` |
-//! | `metrics` | no | gauges and counters of the [budget](budget#metrics), through the crate `metrics` |
+//! | `metrics` | no | metrics of the [budget](budget#metrics) and of the [queue of a balancer](upstream::QueueStats), through the crate `metrics` |
 //!
 //! # Logs
 //!
@@ -130,11 +133,12 @@
 //! | | debug | a request that was refused because of an error of the client |
 //! | `vestibule::upstream` | warn | an endpoint was ejected or is down, a source of endpoints failed or has none |
 //! | | info | an endpoint is up again |
-//! | `vestibule::worker` | error | a worker could not be started, an application panicked while it was dropped |
+//! | `vestibule::worker` | error | a worker could not be started, an application panicked while it was dropped, a hook panicked |
 //! | | error | an application in Python raised an exception, with its traceback |
 //! | | warn | a worker that is stuck in a request was abandoned, a worker process was killed |
 //! | | warn | a daemon or php-fpm ended by itself, a worker cannot fork the others or has ended while it did |
 //! | | info | a worker forks the others, see [`refork_after`](worker::ProcessesBuilder::refork_after) |
+//! | | warn | a worker process ended with an error, with its status |
 //! | | debug | a worker process ended |
 //! | `vestibule::worker::output` | info | a line of output of a worker process, or what an application wrote to `wsgi.errors`, with the fields `worker`, `pid` and `stream` |
 //! | `vestibule::tls` | error | certificates cannot be reloaded |
@@ -144,22 +148,29 @@
 //! | | debug | an address that is not trusted sent one |
 //! | `vestibule::net` | error | connections cannot be accepted |
 //! | | warn | no descriptors are left, a thread cannot be started |
-//! | `vestibule::serve` | error | the task of a connection panicked |
-//! | | warn | a shutdown aborted connections |
+//! | `vestibule::serve` | error | the task of a connection panicked, signals cannot be handled |
+//! | | warn | a shutdown aborted connections, a second signal ended the process |
+//! | | info | the address of a server |
 //! | | debug | a connection failed, or was closed by a limit |
 //! | `vestibule::tunnel` | debug | a tunnel has ended, or its destination is not allowed |
 //! | `vestibule::tcp` | warn | a connection could not be forwarded |
 //! | | debug | a forwarded connection has ended |
 //! | `vestibule::fastcgi` | warn | a line that an application of FastCGI wrote to its standard error |
-//! | `vestibule::cache` | warn | the directory of a cache cannot be read or written |
+//! | `vestibule::cache` | error | the journal of invalidations cannot be written |
+//! | | warn | the directory of a cache cannot be read or written |
+//! | | info | the invalidations of other fronts are received |
 //! | | debug | a stored response cannot be refreshed or read |
+//! | `vestibule::layer` | warn | a rate limit shared by several servers has lost its store |
+//! | | info | the store is reachable again |
 //! | `vestibule::files` | warn | a directory or a file cannot be served, also one that an application has named |
 //! | | debug | a directory cannot be watched, a stale entry was served, a precompressed file is older than its original |
 //!
 //! A filter for a target includes the targets below it: `vestibule::files` includes `vestibule::files::root`. The filter
 //! `vestibule=info,vestibule::access=off` shows failures and disables the access log, which then costs
 //! nothing; `info,vestibule::request=debug` also shows why a request was refused with 400 or 413.
-//! `tracing_subscriber::fmt::init()` reads the filter from the environment variable `RUST_LOG`.
+//! `tracing_subscriber::fmt::init()` reads the filter from the environment variable `RUST_LOG`. Without the variable it shows
+//! everything from `INFO` on; but if any crate enables the feature `env-filter` of `tracing-subscriber`, errors only. Then
+//! set `RUST_LOG=info`.
 //!
 //! [`tower`]: https://docs.rs/tower
 
