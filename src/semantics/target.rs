@@ -192,42 +192,37 @@ fn hex(digit: u8) -> Result<u8, BadTarget> {
 
 /// Returns whether repeated decoding of a path, raw or normal, would yield a segment `.` or `..`.
 pub(super) fn has_dot_segment(path: &[u8]) -> bool {
-    let mut at = 0;
-    // The number of dots, if the segment so far has nothing else.
-    let mut dots = Some(0);
-    while at < path.len() {
-        let (first, len) = first_char(&path[at..]);
-        match (first, dots) {
-            // Some servers remove path parameters, which begin with `;`, before they resolve segments.
-            (b'/' | b'\\' | b';', Some(1 | 2)) => return true,
-            (b'/' | b'\\', _) => dots = Some(0),
-            (b'.', Some(n)) => dots = Some(n + 1),
-            _ => dots = None,
-        }
-        at += len;
+    if memchr::memchr(b'%', path).is_none() {
+        return is_dot_segment_in(path);
     }
-    matches!(dots, Some(1 | 2))
+    // No further decoding changes a dot or a separator, so the last result has each segment of the others.
+    is_dot_segment_in(&decode_repeatedly(path))
 }
 
-/// Returns the first character of `text`, decoded any number of times if it is a dot, a separator or `;`,
-/// and the length of its encoded form.
-fn first_char(text: &[u8]) -> (u8, usize) {
-    if text[0] != b'%' {
-        return (text[0], 1);
+/// Returns whether a path has a segment `.` or `..` between slashes or backslashes.
+fn is_dot_segment_in(path: &[u8]) -> bool {
+    path.split(|b| matches!(b, b'/' | b'\\')).any(|segment| {
+        // Some servers remove path parameters, which begin with `;`, before they resolve segments.
+        let name = segment.split(|&b| b == b';').next().unwrap_or_default();
+        matches!(name, b"." | b"..")
+    })
+}
+
+/// Returns a path in which no escape of an ASCII character is left. A decoded character may be part of the next
+/// escape: `%252e` is `.` in the end, and so is `%%32e`, for a reader that leaves the first `%` as it is.
+fn decode_repeatedly(path: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(path.len());
+    for &b in path {
+        out.push(b);
+        // Each decoded character shortens the text, so the time is linear.
+        while let [.., b'%', high, low] = out[..]
+            && let (Ok(high @ 0..8), Ok(low)) = (hex(high), hex(low))
+        {
+            out.truncate(out.len() - 3);
+            out.push(high << 4 | low);
+        }
     }
-    // `%2e`, `%252e`, `%25252e`, ...
-    let mut digits = &text[1..];
-    while let Some(rest) = digits.strip_prefix(b"25") {
-        digits = rest;
-    }
-    let len = text.len() - digits.len() + 2;
-    match digits {
-        [b'2', b'e' | b'E', ..] => (b'.', len),
-        [b'2', b'f' | b'F', ..] => (b'/', len),
-        [b'5', b'c' | b'C', ..] => (b'\\', len),
-        [b'3', b'b' | b'B', ..] => (b';', len),
-        _ => (b'%', 1),
-    }
+    out
 }
 
 #[cfg(test)]

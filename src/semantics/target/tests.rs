@@ -88,6 +88,10 @@ fn dot_segments_are_refused_in_every_spelling() {
         "/.;/",
         "/..%3b/",
         "/..%253b/",
+        // A malformed escape that decoding makes a valid one.
+        "/a%25%2535Cb/%252e%25%2535C",
+        "/%25%2532e/",
+        "/%25%252532%2565/",
         "/caf%C3%A9/../x",
     ] {
         assert_eq!(bad(path), BadTarget::DotSegment, "{path}");
