@@ -30,10 +30,11 @@ impl Site {
 
     /// Makes each of `workers` workers hold a request, and sends another one ahead to one of them. A
     /// request is sent ahead only behind a short one, so this is repeated if the current one took too long.
+    /// `ahead` gets a name, another one each time.
     async fn hold_with_ahead(
         &self,
         workers: usize,
-        ahead: impl Fn() -> Request,
+        ahead: impl Fn(&str) -> Request,
     ) -> (Vec<Call>, Call) {
         for attempt in 0.. {
             assert!(attempt < 1000, "no request is sent ahead");
@@ -41,12 +42,13 @@ impl Site {
             // New ones, since what releases a request remains.
             let name = |_| format!("a{}", NAMES.fetch_add(1, Relaxed));
             let names: Vec<_> = (0..workers).map(name).collect();
+            let name_ahead = name(workers);
             let held = names.iter().map(|name| self.spawn(post(&format!("/hold-one?{name}"), "")));
             let held: Vec<_> = held.collect();
             for name in &names {
                 self.made(&format!("held-{name}")).await;
             }
-            let queued = self.spawn(ahead());
+            let queued = self.spawn(ahead(&name_ahead));
             while self.pool.stats().queued < 1 && !queued.is_finished() {
                 tokio::task::yield_now().await;
             }
@@ -55,10 +57,11 @@ impl Site {
                 for (n, name) in names.iter().enumerate() {
                     fs::write(self.dir.path().join(format!("name-{n}")), name).unwrap();
                 }
+                fs::write(self.dir.path().join("name-ahead"), name_ahead).unwrap();
                 return (held, queued);
             }
             queued.abort();
-            names.iter().for_each(|name| self.release(name));
+            names.iter().chain([&name_ahead]).for_each(|name| self.release(name));
             for call in held {
                 call.await.unwrap().unwrap();
             }
@@ -71,6 +74,12 @@ impl Site {
     async fn release_held(&self, n: usize) {
         let name = self.made(&format!("name-{n}")).await;
         self.release(&name);
+    }
+
+    /// Returns whether a worker has begun the request that was sent ahead.
+    async fn has_begun_ahead(&self) -> bool {
+        let name = self.made("name-ahead").await;
+        self.has(&format!("held-{name}"))
     }
 }
 
@@ -88,7 +97,7 @@ async fn request_ahead_of_a_killed_worker_is_answered_by_another() {
     let (on_ready, mut ready) = hook::<WorkerProcess>();
     let site = Site::start_with(one_worker().on_ready(on_ready));
     let killed = next(&mut ready).await;
-    let (held, ahead) = site.hold_with_ahead(1, || post("/load", "not idempotent")).await;
+    let (held, ahead) = site.hold_with_ahead(1, |_| post("/load", "not idempotent")).await;
     kill(killed.pid, Signal::KILL);
     for call in held {
         assert_eq!(kind(&answer(call).await.unwrap_err()), Kind::BadGateway);
@@ -120,7 +129,7 @@ async fn request_that_a_killed_worker_has_not_read_is_answered_by_another() {
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
 async fn request_ahead_whose_client_leaves_is_never_run() {
     let site = Site::start_with(one_worker());
-    let (held, ahead) = site.hold_with_ahead(1, || get("/hold-one?never")).await;
+    let (held, ahead) = site.hold_with_ahead(1, |name| get(&format!("/hold-one?{name}"))).await;
     let cancelled = site.pool.stats().cancelled;
     ahead.abort();
     assert!(ahead.await.unwrap_err().is_cancelled());
@@ -130,7 +139,7 @@ async fn request_ahead_whose_client_leaves_is_never_run() {
         answer(call).await.unwrap();
     }
     assert!(site.get("/load").await.is_ok());
-    assert!(!site.has("held-never"));
+    assert!(!site.has_begun_ahead().await);
     site.end().await;
 }
 
@@ -138,7 +147,7 @@ async fn request_ahead_whose_client_leaves_is_never_run() {
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
 async fn request_ahead_whose_deadline_passes_is_never_run() {
     let site = Site::start_with(one_worker());
-    let request = || with_deadline("/hold-one?late", SHORT);
+    let request = |name: &str| with_deadline(&format!("/hold-one?{name}"), SHORT);
     let (held, ahead) = site.hold_with_ahead(1, request).await;
     assert_eq!(kind(&answer(ahead).await.unwrap_err()), Kind::Timeout);
     site.release_held(0).await;
@@ -146,7 +155,7 @@ async fn request_ahead_whose_deadline_passes_is_never_run() {
         answer(call).await.unwrap();
     }
     assert!(site.get("/load").await.is_ok());
-    assert!(!site.has("held-late"));
+    assert!(!site.has_begun_ahead().await);
     site.end().await;
 }
 
@@ -156,7 +165,7 @@ async fn request_ahead_of_a_slow_one_goes_to_the_worker_that_becomes_idle() {
     let site = Site::start_with(wsgi("application").workers(2).queue_timeout(LONG));
     // It is ahead at one of them.
     for idle in [0, 1] {
-        let (held, ahead) = site.hold_with_ahead(2, || get("/load")).await;
+        let (held, ahead) = site.hold_with_ahead(2, |_| get("/load")).await;
         site.release_held(idle).await;
         assert!(text(&answer(ahead).await.unwrap()).starts_with("/load "));
         assert!(!held[1 - idle].is_finished());
@@ -175,7 +184,7 @@ async fn request_ahead_of_a_stopped_worker_is_answered_by_its_replacement() {
     let builder = one_worker().on_ready(on_ready).request_timeout(Duration::from_secs(3));
     let site = Site::start_bounded(builder, SHORT);
     let stopped = next(&mut ready).await;
-    let (held, ahead) = site.hold_with_ahead(1, || post("/load", "")).await;
+    let (held, ahead) = site.hold_with_ahead(1, |_| post("/load", "")).await;
     stop(stopped.pid);
     for call in held {
         assert_eq!(kind(&answer(call).await.unwrap_err()), Kind::Timeout);
@@ -190,7 +199,7 @@ async fn request_ahead_of_a_stopped_worker_is_answered_by_its_replacement() {
 async fn request_ahead_that_a_faulty_worker_has_read_is_repeated_if_idempotent() {
     let site = Site::start_bounded(one_worker(), SHORT);
     for is_idempotent in [true, false] {
-        let request = || if is_idempotent { get("/load") } else { post("/load", "") };
+        let request = |_: &str| if is_idempotent { get("/load") } else { post("/load", "") };
         let _ = fs::remove_file(site.dir.path().join("steal"));
         let (held, ahead) = site.hold_with_ahead(1, request).await;
         fs::write(site.dir.path().join("steal"), "").unwrap();
@@ -233,7 +242,7 @@ async fn departed_client_of_a_stream_is_reported_although_another_request_is_ahe
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
 async fn worker_answers_the_request_that_was_sent_ahead_next() {
     let site = Site::start_with(one_worker());
-    let (held, ahead) = site.hold_with_ahead(1, || get("/load")).await;
+    let (held, ahead) = site.hold_with_ahead(1, |_| get("/load")).await;
     let behind = site.spawn(get("/raise"));
     site.release_held(0).await;
     for call in held {
