@@ -181,7 +181,9 @@ impl PhpBuilder {
         self
     }
 
-    /// Sets a variable in `$_SERVER` and in the environment of the scripts, for example `APP_ENV`.
+    /// Sets a variable in `$_SERVER` and in the environment of the scripts, for example `APP_ENV`. Scripts also see the
+    /// environment of this program (`clear_env = no`, as in PHP's container image): a script that prints all variables prints
+    /// its secrets, too.
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.env.push((name.into(), value.into()));
         self
