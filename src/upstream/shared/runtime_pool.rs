@@ -262,7 +262,8 @@ impl RuntimePool {
     }
 }
 
-/// Drives a connection to its end, or until it has been idle for `idle_timeout`; at most twice that time.
+/// Drives a connection to its end, or until it has been idle for `idle_timeout`; at most twice that time. A connection
+/// whose pool was dropped ends by itself after its last request.
 async fn drive<I: Io>(
     pool: &Weak<RuntimePool>,
     activity: &Activity,
@@ -279,7 +280,7 @@ async fn drive<I: Io>(
             }
             Err(_) => {
                 let is_idle = |pool: Arc<RuntimePool>| pool.remove_idle(activity, &mut requests);
-                if pool.upgrade().is_none_or(is_idle) {
+                if pool.upgrade().is_some_and(is_idle) {
                     return; // dropping the driver closes the connection
                 }
             }

@@ -4,6 +4,7 @@ use std::{
 };
 
 use http::{Request, uri::Scheme};
+use http_body_util::BodyExt;
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     task::JoinHandle,
@@ -45,6 +46,55 @@ async fn connection_is_not_closed_between_its_checkout_and_the_request() {
     get(checked_out).await.unwrap();
     tokio::time::sleep(3 * IDLE_TIMEOUT).await;
     assert_eq!(pool.len(), 0, "it is idle now");
+}
+
+/// Adds a connection, and sends a request on it whose response has begun. Returns the response, and the task of the server,
+/// which sends the rest when told so, and ends with the connection.
+async fn add_streaming(
+    pool: &Arc<RuntimePool>,
+    finish: &Arc<Notify>,
+) -> (http::Response<Body>, JoinHandle<()>) {
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let told = finish.clone();
+    let server = tokio::spawn(async move {
+        let mut server = h2::server::handshake(far).await.unwrap();
+        let (_, mut respond) = server.accept().await.unwrap().unwrap();
+        let mut body = respond.send_response(http::Response::new(()), false).unwrap();
+        tokio::spawn(async move {
+            told.notified().await;
+            body.send_data(bytes::Bytes::from_static(b"rest"), true).unwrap();
+        });
+        while server.accept().await.is_some() {}
+    });
+    let (connection, driver) =
+        handshake(near, Scheme::HTTP, Arc::new(Limits::default())).await.unwrap();
+    pool.add(connection.clone(), driver, IDLE_TIMEOUT);
+    (get(connection).await.unwrap(), server)
+}
+
+#[tokio::test(start_paused = true)]
+async fn connection_without_its_pool_ends_after_its_last_response() {
+    let (pool, finish) = (Arc::new(RuntimePool::default()), Arc::new(Notify::new()));
+    let (response, server) = add_streaming(&pool, &finish).await;
+    drop(pool);
+    tokio::time::sleep(2 * IDLE_TIMEOUT).await;
+    assert!(!server.is_finished());
+    finish.notify_one();
+    let body = response.into_body().collect().await.unwrap();
+    assert_eq!(body.to_bytes(), "rest");
+    let end = tokio::time::timeout(Duration::from_secs(1), server).await;
+    end.expect("the connection is closed").unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_connection_ends_with_its_pool() {
+    let (pool, finish) = (Arc::new(RuntimePool::default()), Arc::new(Notify::new()));
+    let (response, server) = add_streaming(&pool, &finish).await;
+    finish.notify_one();
+    response.into_body().collect().await.unwrap();
+    drop(pool);
+    let end = tokio::time::timeout(Duration::from_secs(1), server).await;
+    end.expect("the connection is closed").unwrap();
 }
 
 /// Adds a connection whose server is silent, with its first request. It ends when the stream is dropped.
