@@ -34,6 +34,9 @@ pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Minimum time between two checks: 10 ms.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
+/// Maximum time between two checks: one year, since an `Instant` cannot hold an arbitrary `Duration`.
+const MAX_INTERVAL: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// Time until an empty set is checked again: 1 s.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -75,7 +78,7 @@ impl CheckOptions {
     /// Returns the time until the next check. `parts`, from 0 to 1,024, is the random share of the jitter.
     fn until_next(&self, parts: u32) -> Duration {
         let jitter = self.interval / 100 * self.jitter_percent.min(100);
-        self.interval.saturating_sub(jitter / 1024 * parts).max(MIN_INTERVAL)
+        self.interval.saturating_sub(jitter / 1024 * parts).clamp(MIN_INTERVAL, MAX_INTERVAL)
     }
 
     /// Returns the timeout of a check, at which it ends before the next one of the same endpoint begins.
@@ -242,6 +245,16 @@ mod tests {
         assert_eq!(options.until_next(512), Duration::from_secs(95));
         assert_eq!(options.until_next(1024), Duration::from_secs(90));
         assert_eq!(options.jitter(1000).until_next(1024), MIN_INTERVAL);
+    }
+
+    #[test]
+    fn unbounded_interval_checks_each_endpoint_once() {
+        let options = CheckOptions::new().interval(Duration::MAX).jitter(0);
+        let (mut schedule, now) = (Schedule::new(), clock::now());
+        let endpoints: Arc<[_]> = [Endpoint::new("a", ())].into();
+        assert_eq!(schedule.due(&endpoints, options, now).0.len(), 1);
+        let later = now + Duration::from_secs(24 * 60 * 60);
+        assert_eq!(schedule.due(&endpoints, options, later).0.len(), 0);
     }
 
     #[test]
