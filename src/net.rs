@@ -6,6 +6,7 @@ pub(crate) mod blocking_pool;
 pub mod clock;
 mod connect;
 mod drain;
+mod exhausted;
 pub(crate) mod file_slice;
 mod gate;
 mod io;
@@ -32,6 +33,7 @@ pub(crate) mod tls;
 
 pub use accept::{Accepted, Acceptor};
 pub use drain::{Drain, DrainWatch};
+pub(crate) use exhausted::is_exhausted;
 pub use gate::{Capacity, Gate, GateWaiter};
 pub use io::Io;
 pub use keep_alive::{KEEP_ALIVE_IDLE, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_PROBES, KeepAlive};

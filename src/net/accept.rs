@@ -19,7 +19,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use super::{Listener, Stream, async_fd::register_for_reads};
+use super::{Listener, Stream, async_fd::register_for_reads, is_exhausted};
 use crate::peer::Peer;
 
 /// The delay of the next `accept`, 50 ms, after an error that would occur again at once.
@@ -103,7 +103,7 @@ impl Acceptor {
                     self.is_exhausted = false;
                     return Ok(accepted);
                 }
-                Err(e) if is_exhaustion(&e) => return Err(e),
+                Err(e) if is_exhausted(&e) => return Err(e),
                 Err(e) => self.recover(&e).await,
             }
         }
@@ -213,11 +213,6 @@ impl Acceptor {
 
 fn errno(error: &io::Error) -> Option<Errno> {
     error.raw_os_error().map(Errno::from_raw_os_error)
-}
-
-/// Returns whether there is no descriptor, or no memory of the kernel, for a connection.
-fn is_exhaustion(error: &io::Error) -> bool {
-    matches!(errno(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 fn open_reserve() -> Option<File> {

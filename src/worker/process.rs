@@ -6,7 +6,7 @@ mod python;
 
 use std::{fmt, sync::Arc, thread, time::Duration};
 
-pub(super) use self::{error::is_exhausted, protocol::SOCKET};
+pub(super) use self::protocol::SOCKET;
 pub use self::{
     error::{ApplicationError, ExitedEarly, GateError, NotReady},
     protocol::{HEALTH_TIMEOUT, Http, Protocol},

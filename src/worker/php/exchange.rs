@@ -25,12 +25,11 @@ use crate::{
         fcgi::{Cause, Connection, scripts::not_found},
     },
     error::{BoxError, Error, Kind},
-    net::Stream,
+    net::{Stream, is_exhausted},
     semantics::hop,
     worker::{
         error::{DeadlineExceeded, QueueTimeout},
         executor::process::connect_patiently,
-        process::is_exhausted,
         queue::closed,
     },
 };

@@ -2,8 +2,6 @@
 
 use std::{io, time::Duration};
 
-use rustix::io::Errno;
-
 use crate::{
     net::process::ExitStatus,
     proto::gate::{BadHead, Fault},
@@ -76,10 +74,4 @@ pub enum ApplicationError {
         /// The number of missing bytes.
         missing: u64,
     },
-}
-
-/// Returns whether a system call failed because this process or the kernel is out of descriptors or memory.
-pub(in super::super) fn is_exhausted(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }

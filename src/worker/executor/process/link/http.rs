@@ -13,10 +13,7 @@ use http::{HeaderValue, Method, StatusCode, Uri, header::HOST};
 use tokio::net::UnixStream;
 
 use super::{
-    super::{
-        super::super::process::is_exhausted, Ready, SocketFile, connect_patiently,
-        socket_user::wait_open,
-    },
+    super::{Ready, SocketFile, connect_patiently, socket_user::wait_open},
     ExchangeFailed, Job, Unhealthy,
     bridge::bridge,
 };
@@ -28,7 +25,7 @@ use crate::{
         upgrade,
     },
     error::{Chain, Error, Kind},
-    net::Stream,
+    net::{Stream, is_exhausted},
     peer::Deadline,
     proto::h1::Limits,
     semantics::gateway,
