@@ -74,7 +74,7 @@ use tower_service::Service;
 
 use crate::{
     body::{Body, HttpBody},
-    error::BoxError,
+    error::{BoxError, Chain},
     policy::pick::Pick,
 };
 
@@ -186,7 +186,7 @@ impl Upstream {
         }
         let mut failures = Vec::new();
         while let Some(result) = checks.join_next().await {
-            failures.extend(result?.err().map(|error| error.to_string()));
+            failures.extend(result?.err().map(|error| Chain(&error).to_string()));
         }
         if failures.is_empty() {
             return Ok(());

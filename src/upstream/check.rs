@@ -53,7 +53,7 @@ mod sealed {
     use std::{future::Future, io};
 
     pub trait ConnectTarget: Send + Sync {
-        /// Connects once. The error names the server and the cause.
+        /// Connects once. The error names the server, and its source is the cause.
         fn try_connect(&self) -> impl Future<Output = io::Result<()>> + Send;
     }
 }

@@ -29,6 +29,19 @@ pub(super) struct Connector {
     keep_alive: KeepAlive,
     /// The choice that expires when a connection is opened.
     choice: Option<Arc<Http1Choice>>,
+    /// The failure that tests inject; clones share it.
+    #[cfg(test)]
+    pub(super) fault: Arc<Mutex<Option<Fault>>>,
+}
+
+/// A failure that tests inject.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Fault {
+    /// The error of a system call, by its code.
+    Error(i32),
+    /// The attempt to connect does not end.
+    Hang,
 }
 
 /// A server's choice of HTTP/1.1 by ALPN. It is forgotten after [`CHOICE_TTL`], since the server may speak HTTP/2 by then.
@@ -64,7 +77,14 @@ impl Http1Choice {
 impl Connector {
     /// Creates a connector without TLS.
     pub(super) fn plain(address: Address, keep_alive: KeepAlive) -> Self {
-        Self { address, tls: None, keep_alive, choice: None }
+        Self {
+            address,
+            tls: None,
+            keep_alive,
+            choice: None,
+            #[cfg(test)]
+            fault: Arc::default(),
+        }
     }
 
     /// Creates a connector with TLS for `host`, which offers these application protocols (ALPN).
@@ -77,7 +97,14 @@ impl Connector {
     ) -> Self {
         let client = client.and_then(|client| client.for_server(host, alpn));
         let tls = Some(client.map_err(|error| error.to_string()));
-        Self { address, tls, keep_alive, choice: None }
+        Self {
+            address,
+            tls,
+            keep_alive,
+            choice: None,
+            #[cfg(test)]
+            fault: Arc::default(),
+        }
     }
 
     /// Makes each new connection end an old choice.
@@ -99,6 +126,15 @@ impl Connector {
     }
 
     async fn open(&self) -> io::Result<Stream> {
+        #[cfg(test)]
+        {
+            let fault = *self.fault.lock().unwrap();
+            match fault {
+                Some(Fault::Error(code)) => return Err(io::Error::from_raw_os_error(code)),
+                Some(Fault::Hang) => std::future::pending().await,
+                None => {}
+            }
+        }
         let stream = Stream::connect(&self.address).await?;
         stream.set_keep_alive(&self.keep_alive);
         Ok(stream)

@@ -12,7 +12,7 @@ use crate::{
     body::Body,
     conn::Delivery,
     error::{BoxError, Error, Kind},
-    net::Address,
+    net::{Address, is_exhausted},
 };
 
 /// The kind of a failed attempt.
@@ -21,7 +21,7 @@ use crate::{
 pub enum AttemptErrorKind {
     /// No connection could be made, or the readiness of the service is an error. The endpoint is ejected.
     Unreachable,
-    /// The service did not become ready in time.
+    /// The service did not become ready in time, or this process is out of descriptors or memory for a connection.
     Busy,
     /// An idle connection had been closed, which says nothing about the health of the server.
     StaleConnection,
@@ -172,11 +172,29 @@ pub struct Unreachable {
 }
 
 impl Unreachable {
+    pub(super) fn new(address: Address, source: io::Error) -> Self {
+        Self { address, source }
+    }
+
     /// Creates the error of a failed `connect`.
     pub(super) fn into_error(address: Address, source: io::Error) -> Error {
-        let is_timeout = source.kind() == io::ErrorKind::TimedOut;
-        let kind = if is_timeout { Kind::Timeout } else { Kind::BadGateway };
-        Error::new(kind, Self { address, source })
+        let kind = match source.kind() {
+            _ if is_exhausted(&source) => Kind::Overloaded,
+            io::ErrorKind::TimedOut => Kind::Timeout,
+            _ => Kind::BadGateway,
+        };
+        Error::new(kind, Self::new(address, source))
+    }
+
+    /// Creates the error of an attempt that failed to connect. The server has no part in it if this process is out of
+    /// descriptors or memory.
+    pub(super) fn into_attempt_error(address: Address, source: io::Error) -> AttemptError {
+        let kind = if is_exhausted(&source) {
+            AttemptErrorKind::Busy
+        } else {
+            AttemptErrorKind::Unreachable
+        };
+        AttemptError::new(kind, Delivery::NotSent, Self::into_error(address, source))
     }
 
     /// Returns the server's address.

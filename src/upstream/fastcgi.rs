@@ -103,7 +103,7 @@ impl FastCgi {
         &self.0.server.address
     }
 
-    /// Connects once. The error names the server and the cause.
+    /// Connects once. The error names the server, and its source is the cause.
     pub(super) async fn check(&self) -> io::Result<()> {
         self.0.server.check(self.0.server.connector()).await
     }

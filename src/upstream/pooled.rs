@@ -21,7 +21,7 @@ use http::Request;
 use self::{capacity::Capacity, idle_limit::Evict, pool::Pool};
 use super::{
     connector::{Connector, ServerStream},
-    error::{AttemptError, AttemptErrorKind},
+    error::{AttemptError, AttemptErrorKind, Unreachable},
     history::History,
 };
 use crate::{
@@ -114,7 +114,7 @@ impl<P: Protocol> Server<P> {
         ResponseFuture::new(self.clone(), request, extra)
     }
 
-    /// Connects once. The error names the server and the cause.
+    /// Connects once. The error names the server, and its source is the cause.
     pub(super) async fn check(&self, connector: &Connector) -> io::Result<()> {
         let timeout = self.config.connect_timeout;
         let error = match tokio::time::timeout(timeout, connector.connect()).await {
@@ -122,7 +122,7 @@ impl<P: Protocol> Server<P> {
             Ok(Err(error)) => error,
             Err(_) => io::ErrorKind::TimedOut.into(),
         };
-        Err(io::Error::other(format!("cannot connect to {}: {error}", self.address)))
+        Err(io::Error::other(Unreachable::new(self.address.clone(), error)))
     }
 
     /// Returns how many requests wait for a connection, in all runtimes.

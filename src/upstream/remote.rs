@@ -130,7 +130,7 @@ impl Remote {
         &self.0.http1.address
     }
 
-    /// Connects once. The error names the server and the cause.
+    /// Connects once. The error names the server, and its source is the cause.
     pub(super) async fn check(&self) -> io::Result<()> {
         self.0.http1.check(&self.0.connector).await
     }

@@ -150,9 +150,12 @@ async fn connect(
                 }
             }
         };
-        let source = io::Error::new(error.kind(), error);
-        let source = Unreachable::into_error(shared.http1.address.clone(), source);
-        Err(AttemptError::new(AttemptErrorKind::Unreachable, Delivery::NotSent, source))
+        // An error of its own, with the code of the system call.
+        let source = match error.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => io::Error::new(error.kind(), error),
+        };
+        Err(Unreachable::into_attempt_error(shared.http1.address.clone(), source))
     };
     let Some(deadline) = deadline else { return connected.await };
     if deadline <= clock::now() {

@@ -3,8 +3,10 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
+    error::Error as StdError,
     future::{Future, poll_fn},
     hash::{BuildHasher, RandomState},
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::{Arc, Weak},
@@ -20,7 +22,7 @@ use tokio::{
 use super::Check;
 use crate::{
     error::{BoxError, Chain, panic_message},
-    net::clock,
+    net::{clock, is_exhausted},
     policy::pick::Pick,
     upstream::{Balance, Endpoint, EndpointKey},
 };
@@ -159,7 +161,8 @@ where
     /// An endpoint is down after [`fall`](crate::policy::health::HealthOptions::fall) consecutive failed checks, and
     /// up again after [`rise`](crate::policy::health::HealthOptions::rise) successful ones. Both are logged with the
     /// target `vestibule::upstream`: `endpoint down` at `WARN`, `endpoint up` at `INFO`. The checks of an endpoint
-    /// never overlap. A check that panics has failed, and is logged as well, at `ERROR`.
+    /// never overlap. A check that panics has failed, and is logged as well, at `ERROR`. One that fails since this process
+    /// is out of descriptors or memory does not count.
     pub fn check<C: Check<S>>(
         &self,
         check: C,
@@ -217,7 +220,9 @@ async fn run<S: Send + Sync + Clone + 'static, C: Check<S>>(
         Err(_) => Err(BoxError::from(format!("no result within {limit:?}"))),
     };
     let now = clock::now();
-    let is_change = handle.health().check(handle.age(now), result.is_ok(), &handle.options());
+    let is_valid = !matches!(&result, Err(error) if is_caused_by_exhaustion(&**error));
+    let is_change =
+        is_valid && handle.health().check(handle.age(now), result.is_ok(), &handle.options());
     let endpoint = handle.key();
     match result {
         Ok(()) if is_change => {
@@ -232,6 +237,24 @@ async fn run<S: Send + Sync + Clone + 'static, C: Check<S>>(
             handle.note_error(format!("check: {error}"), now);
         }
     }
+}
+
+/// Returns whether a cause of the error is that this process is out of descriptors or memory: then the check says nothing
+/// about the endpoint.
+fn is_caused_by_exhaustion(error: &(dyn StdError + 'static)) -> bool {
+    let mut at = Some(error);
+    while let Some(error) = at {
+        let io = error.downcast_ref::<io::Error>();
+        if io.is_some_and(is_exhausted) {
+            return true;
+        }
+        // The source of an io::Error is that of its payload, which skips the payload itself.
+        at = match io.and_then(io::Error::get_ref) {
+            Some(payload) => Some(payload),
+            None => error.source(),
+        };
+    }
+    false
 }
 
 #[cfg(test)]

@@ -26,8 +26,7 @@ pub(super) async fn connect<P: Protocol>(
         Err(_) if until_deadline.is_some_and(|left| left <= timeout) => return Err(too_late::<P>()),
         Err(_) => io::ErrorKind::TimedOut.into(),
     };
-    let source = Unreachable::into_error(server.address.clone(), source);
-    Err(AttemptError::new(AttemptErrorKind::Unreachable, Delivery::NotSent, source))
+    Err(Unreachable::into_attempt_error(server.address.clone(), source))
 }
 
 /// Returns the error of a request whose deadline has passed.

@@ -1,5 +1,6 @@
 //! Tests of one server on loopback: the pool of idle connections and its owner.
 
+mod exhaustion;
 mod judgement;
 mod pool;
 
@@ -18,7 +19,7 @@ use tower::ServiceExt;
 use super::*;
 use crate::{
     peer::Deadline,
-    upstream::{AttemptErrorKind, Delivery, PoolConfig, tests::within},
+    upstream::{AttemptErrorKind, Delivery, PoolConfig, connector::Fault, tests::within},
 };
 
 const SEC: Duration = Duration::from_secs(1);
@@ -33,6 +34,13 @@ async fn listen() -> (TcpListener, Address) {
 
 fn get() -> Request<Body> {
     Request::get("/").body(Body::empty()).unwrap()
+}
+
+/// Makes attempts to connect fail.
+fn inject(remote: &Remote, fault: Option<Fault>) {
+    for connector in [&remote.0.connector, remote.0.http1.connector()] {
+        *connector.fault.lock().unwrap() = fault;
+    }
 }
 
 async fn accept(listener: &TcpListener) -> TcpStream {

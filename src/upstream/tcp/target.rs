@@ -49,13 +49,11 @@ impl TcpTarget {
         &self.0.address
     }
 
-    /// Connects once. The error names the server and the cause.
+    /// Connects once. The error names the server, and its source is the cause.
     pub(in crate::upstream) async fn check(&self) -> io::Result<()> {
         match self.0.connect(self.0.connect_timeout).await {
             Ok(_) => Ok(()),
-            Err(error) => {
-                Err(io::Error::other(format!("cannot connect to {}: {error}", self.0.address)))
-            }
+            Err(error) => Err(io::Error::other(Unreachable::new(self.0.address.clone(), error))),
         }
     }
 }
@@ -149,13 +147,14 @@ impl<B: HttpBody> Service<Request<B>> for TcpTarget {
                 }
                 Err(error) => {
                     let is_late = error.kind() == io::ErrorKind::TimedOut && left == Some(timeout);
-                    let kind = if is_late {
-                        AttemptErrorKind::Timeout
+                    let address = target.address.clone();
+                    let error = if is_late {
+                        let source = Unreachable::into_error(address, error);
+                        AttemptError::new(AttemptErrorKind::Timeout, Delivery::NotSent, source)
                     } else {
-                        AttemptErrorKind::Unreachable
+                        Unreachable::into_attempt_error(address, error)
                     };
-                    let error = Unreachable::into_error(target.address.clone(), error);
-                    Err(AttemptError::new(kind, Delivery::NotSent, error).with_request(request))
+                    Err(error.with_request(request))
                 }
             }
         }))
