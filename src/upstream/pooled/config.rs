@@ -155,7 +155,8 @@ impl PoolConfig {
     /// is answered with 503. To open a connection in one runtime, an idle one of another may be closed.
     ///
     /// Over HTTP/2 the bound is for each runtime, whose requests share its connections, and a request waits only if
-    /// the server allows no more requests on them. A connection beyond its [`max_age`](Self::max_age) or
+    /// the server allows no more requests on them. The order of arrival does not hold there: a new request may take a
+    /// freed stream before one that waits. A connection beyond its [`max_age`](Self::max_age) or
     /// [`max_requests`](Self::max_requests) does not count while its last requests end, which may take hours.
     #[must_use]
     pub fn max_connections(mut self, n: usize) -> Self {
