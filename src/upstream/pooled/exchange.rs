@@ -96,39 +96,57 @@ fn checkout<P: Protocol>(
     now: Instant,
     cx: &mut Context<'_>,
 ) -> Next<P> {
-    let (deadline, can_replay) = (exchange.deadline(), exchange.can_replay());
-    let (head, ReturnToPool { server, runtime, slot }) = exchange.unsent().expect(ENDED);
-    let here = Handle::current().id();
-    *runtime = Some(here);
-    if !History::needs_new_connection(&head.extensions) {
-        let timeout = server.config.idle_timeout;
-        while let Some(mut idle) = server.pool.checkout(here, now, timeout) {
-            let idle_for = now.saturating_duration_since(idle.since);
-            if idle_for >= server.config.non_idempotent_idle_timeout
-                && matches!(server.address, Address::Tcp(_))
-                && !(can_replay && may_repeat(head))
-            {
-                break; // it is closed, and the others are older
-            }
-            let is_checked = idle_for >= CHECK_AFTER || P::WORKS_AFTER_RESPONSE;
-            // In this order: a server that has read all writes no more.
-            if (!P::WORKS_AFTER_RESPONSE || idle.connection.is_all_read())
-                && !(is_checked && idle.connection.has_input())
-                && server.may_reuse(&idle.connection, now)
-                && idle.connection.poll_usable(cx)
-            {
-                if let Some(slot) = slot {
-                    slot.open = idle.open;
-                }
-                exchange.connect_usable(idle.connection);
-                return Next::Exchange { is_reused: true };
-            }
-        }
+    let deadline = exchange.deadline();
+    let (_, ReturnToPool { runtime, .. }) = exchange.unsent().expect(ENDED);
+    *runtime = Some(Handle::current().id());
+    if try_checkout(exchange, now, cx) {
+        return Next::Exchange { is_reused: true };
     }
+    let (_, ReturnToPool { server, slot, .. }) = exchange.unsent().expect(ENDED);
     if let Some(slot) = slot {
         slot.open = Some(slot.open_one(|| server.pool.evict_oldest()));
     }
     Next::Connect(Box::pin(connect(server.clone(), deadline)))
+}
+
+/// Checks out an idle connection of the runtime that is still open. Returns whether there is one. It takes the place of
+/// a connection that the request has failed to open.
+fn try_checkout<P: Protocol>(
+    exchange: &mut Exchange<P>,
+    now: Instant,
+    cx: &mut Context<'_>,
+) -> bool {
+    let can_replay = exchange.can_replay();
+    let (head, ReturnToPool { server, runtime, slot }) = exchange.unsent().expect(ENDED);
+    // Without a runtime, the request gets a connection beyond the maximum.
+    let Some(here) = *runtime else { return false };
+    if History::needs_new_connection(&head.extensions) {
+        return false;
+    }
+    let timeout = server.config.idle_timeout;
+    while let Some(mut idle) = server.pool.checkout(here, now, timeout) {
+        let idle_for = now.saturating_duration_since(idle.since);
+        if idle_for >= server.config.non_idempotent_idle_timeout
+            && matches!(server.address, Address::Tcp(_))
+            && !(can_replay && may_repeat(head))
+        {
+            return false; // it is closed, and the others are older
+        }
+        let is_checked = idle_for >= CHECK_AFTER || P::WORKS_AFTER_RESPONSE;
+        // In this order: a server that has read all writes no more.
+        if (!P::WORKS_AFTER_RESPONSE || idle.connection.is_all_read())
+            && !(is_checked && idle.connection.has_input())
+            && server.may_reuse(&idle.connection, now)
+            && idle.connection.poll_usable(cx)
+        {
+            if let Some(slot) = slot {
+                slot.open = idle.open;
+            }
+            exchange.connect_usable(idle.connection);
+            return true;
+        }
+    }
+    false
 }
 
 /// Returns whether a request that may have been sent may be sent again (RFC 9110 section 9.2.2).
@@ -183,6 +201,13 @@ impl<P: Protocol> Future for ResponseFuture<P> {
                     Ok(connection) => {
                         exchange.connect(connection);
                         Next::Exchange { is_reused: false }
+                    }
+                    // Another request may have returned its connection meanwhile.
+                    Err(error)
+                        if error.kind() != AttemptErrorKind::Timeout
+                            && try_checkout(exchange, now, cx) =>
+                    {
+                        Next::Exchange { is_reused: true }
                     }
                     Err(error) => return Poll::Ready(Err(unsent(exchange, error))),
                 },

@@ -285,3 +285,41 @@ async fn pool_of_a_server_in_use_is_replaced_with_its_endpoint() {
         call.await.unwrap().unwrap();
     }
 }
+
+#[tokio::test]
+async fn request_whose_connection_fails_uses_one_that_was_returned_meanwhile() {
+    const ECONNREFUSED: i32 = 111;
+    let (listener, address) = listen().await;
+    let pool = PoolConfig::new().max_connections(2).connect_timeout(5 * SEC);
+    let remote = Remote::builder(address).pool(pool).build();
+    let (first, mut server) = tokio::join!(remote.clone().oneshot(get()), begin_answer(&listener));
+    inject(&remote, Some(Fault::Hang));
+    let second = tokio::spawn(remote.clone().oneshot(get()));
+    settle().await;
+    server.write_all(b"x").await.unwrap();
+    first.unwrap().into_body().collect().await.unwrap();
+    assert_eq!(remote.idle_connections(), 1);
+    pause();
+    advance(5 * SEC).await;
+    settle().await;
+    tokio::time::resume();
+    answer(&mut server).await;
+    second.await.unwrap().expect("it uses the connection of the first");
+    // The failed connection does not count.
+    inject(&remote, Some(Fault::Error(ECONNREFUSED)));
+    let (one, two, head) = tokio::join!(
+        remote.clone().oneshot(get()),
+        remote.clone().oneshot(get()),
+        answer(&mut server),
+    );
+    assert!(one.is_ok() && head.starts_with("GET"));
+    assert_eq!(two.unwrap_err().kind(), AttemptErrorKind::Unreachable);
+    inject(&remote, None);
+    let (one, two, _, _other) = tokio::join!(
+        remote.clone().oneshot(get()),
+        remote.clone().oneshot(get()),
+        answer(&mut server),
+        serve_one(&listener),
+    );
+    assert!(one.is_ok() && two.is_ok());
+}
