@@ -104,6 +104,68 @@ async fn t1_request_for_a_stricter_host_is_misdirected() {
     server.stop().await;
 }
 
+/// A site whose hosts below `admin.example` are routed to a service of their own at any depth, and need a client
+/// certificate.
+async fn site_with_strict_wildcard(ca: &Authority) -> Running {
+    let (chain, key) = ca.issue("both", &["a.example", "*.admin.example", "*.x.admin.example"]);
+    let open = Host::pem_files(&chain, &key).names(["a.example"]);
+    let admin = Host::pem_files(&chain, &key).names(["*.admin.example"]);
+    let admin = admin.require_client_certificate(ca.file());
+    let tls = Server::builder().host(open).host(admin).build().unwrap();
+    let page = |text: &'static str| {
+        service_fn(
+            move |_: Request| async move { Ok::<_, Infallible>(Response::new(Body::from(text))) },
+        )
+    };
+    let router = Router::new().host("*.admin.example", page("admin")).fallback(page("site"));
+    start_with(router, |s| s.tls(tls)).await
+}
+
+/// Hosts of requests on a connection to `a.example`, and the statuses of their responses.
+const BELOW_ADMIN: [(&str, u16); 6] = [
+    ("a.example", 200),
+    ("x.a.example", 200),
+    ("x.admin.example", 421),
+    ("y.x.admin.example", 421),
+    ("Z.Y.x.Admin.example.:443", 421),
+    ("admin.example", 200), // below no wildcard
+];
+
+#[tokio::test]
+async fn t1_request_for_a_host_deep_below_a_stricter_wildcard_is_misdirected() {
+    let ca = Authority::new();
+    let server = site_with_strict_wildcard(&ca).await;
+    for (host, status) in BELOW_ADMIN {
+        let mut stream = connect(&ca, server.addr, "a.example").await;
+        let answer = String::from_utf8(ask(&mut stream, &get("/", host)).await).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{host}: {answer}");
+    }
+    // The wildcard of a handshake is for one label, so this one is with the default host.
+    let mut stream = connect(&ca, server.addr, "y.x.admin.example").await;
+    let answer = ask(&mut stream, &get("/", "y.x.admin.example")).await;
+    assert!(answer.starts_with(b"HTTP/1.1 421 "));
+    server.stop().await;
+}
+
+#[cfg(feature = "h2")]
+#[tokio::test]
+async fn t1_http2_request_for_a_host_deep_below_a_stricter_wildcard_is_misdirected() {
+    let ca = Authority::new();
+    let server = site_with_strict_wildcard(&ca).await;
+    let socket = TcpStream::connect(server.addr).await.unwrap();
+    let stream = within(ca.client(&["h2"]).connect(name("a.example"), socket)).await.unwrap();
+    let (mut client, connection) = within(h2::client::handshake(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    for (host, status) in BELOW_ADMIN {
+        let request = http::Request::get(format!("https://{host}/")).body(()).unwrap();
+        let (response, _) = client.send_request(request, true).unwrap();
+        assert_eq!(within(response).await.unwrap().status(), status, "{host}");
+    }
+    drop(client);
+    within(connection).await.unwrap().unwrap();
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn t1_request_without_host_is_for_the_default_host() {
     let ca = Authority::new();

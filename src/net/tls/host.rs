@@ -66,7 +66,8 @@ impl Host {
     }
 
     /// Sets the names for which the certificate is used, for example `example.com` or `*.example.com`. Defaults to
-    /// those in the certificate. A wildcard matches one label.
+    /// those in the certificate. A wildcard matches one label. If the host requests client certificates, requests for names
+    /// further below the wildcard are refused on connections to other hosts.
     pub fn names<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
         self.names = Some(names.into_iter().map(Into::into).collect());
         self

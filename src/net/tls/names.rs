@@ -8,11 +8,14 @@ pub(super) struct Names<T> {
     exact: HashMap<Box<str>, T>,
     /// By the name without its first label.
     wildcards: HashMap<Box<str>, T>,
+    /// The length of the longest key in `wildcards`. Longer names are not looked up, so that a host field of thousands of
+    /// dots costs nothing.
+    longest_wildcard: usize,
 }
 
 impl<T> Default for Names<T> {
     fn default() -> Self {
-        Self { exact: HashMap::new(), wildcards: HashMap::new() }
+        Self { exact: HashMap::new(), wildcards: HashMap::new(), longest_wildcard: 0 }
     }
 }
 
@@ -21,7 +24,10 @@ impl<T> Names<T> {
     pub(super) fn insert(&mut self, name: &str, value: T) {
         let name = normalize(name);
         match name.strip_prefix("*.") {
-            Some(parent) => self.wildcards.entry(parent.into()).or_insert(value),
+            Some(parent) => {
+                self.longest_wildcard = self.longest_wildcard.max(parent.len());
+                self.wildcards.entry(parent.into()).or_insert(value)
+            }
             None => self.exact.entry(name.into()).or_insert(value),
         };
     }
@@ -32,6 +38,18 @@ impl<T> Names<T> {
         self.exact.get(&*name).or_else(|| {
             let (_label, parent) = name.split_once('.')?;
             self.wildcards.get(parent)
+        })
+    }
+
+    /// Returns the value for `name` as [`get`](Self::get) does, but with wildcards that match any number of labels. The
+    /// longest one has precedence.
+    pub(super) fn get_at_any_depth(&self, name: &str) -> Option<&T> {
+        let name = normalize(name);
+        self.exact.get(&*name).or_else(|| {
+            name.match_indices('.')
+                .map(|(dot, _)| &name[dot + 1..])
+                .filter(|parent| parent.len() <= self.longest_wildcard)
+                .find_map(|parent| self.wildcards.get(parent))
         })
     }
 }
@@ -65,6 +83,31 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(names.get(name).copied(), value, "{name}");
+        }
+    }
+
+    #[test]
+    fn lookup_at_any_depth_prefers_exact_name_and_longest_wildcard() {
+        let mut names = Names::default();
+        assert_eq!(names.get_at_any_depth("a.example.com"), None);
+        names.insert("*.example.com", 1);
+        names.insert("*.b.Example.com", 2);
+        names.insert("a.example.com", 3);
+        for (name, value) in [
+            ("a.example.com", Some(3)),
+            ("c.example.com", Some(1)),
+            ("b.example.com", Some(1)),
+            ("D.C.EXAMPLE.COM.", Some(1)),
+            ("x.a.example.com", Some(1)),
+            ("x.b.example.com", Some(2)),
+            ("y.x.b.example.com", Some(2)),
+            ("example.com", None),
+            ("a.example.org", None),
+            ("xexample.com", None),
+            ("", None),
+            (".", None),
+        ] {
+            assert_eq!(names.get_at_any_depth(name).copied(), value, "{name}");
         }
     }
 }

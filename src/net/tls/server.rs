@@ -203,17 +203,20 @@ impl Server {
     /// Returns whether a request for `host` may be served on a connection with these facts: `false` if the host
     /// requests client certificates, and the handshake was with another host. Then the response is 421 (RFC 9110
     /// section 15.5.20).
+    ///
+    /// A wildcard of a `Router` matches any number of labels, one of a certificate a single one. So the host that a
+    /// wildcard at any depth names counts, too: its certificate does not apply to `host`, but the services behind it may.
     pub(crate) fn is_authoritative(&self, facts: &Tls, host: &str) -> bool {
         let hosts = self.hosts();
         if !hosts.has_client_auth {
             return true;
         }
-        let requested = hosts.by_name.get(host).unwrap_or(&hosts.default);
-        if !requested.has_client_auth {
-            return true;
-        }
         let served = facts.server_name().and_then(|name| hosts.by_name.get(name));
-        Arc::ptr_eq(served.unwrap_or(&hosts.default), requested)
+        let served = served.unwrap_or(&hosts.default);
+        [hosts.by_name.get(host), hosts.by_name.get_at_any_depth(host)].into_iter().all(|found| {
+            let requested = found.unwrap_or(&hosts.default);
+            !requested.has_client_auth || Arc::ptr_eq(served, requested)
+        })
     }
 
     /// Returns the configuration for a client that requests this host; `None` if it must be refused.
