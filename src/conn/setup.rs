@@ -54,8 +54,7 @@ async fn run<I: Io>(transport: Transport<I>, config: Arc<Config>) -> Option<Prep
     let mut bound = Bound {
         watch: &mut watch,
         deadline: accepted.checked_add(config.limits.head_timeout),
-        idle_since: accepted,
-        is_idle: false,
+        accepted,
         timer: Timer::default(),
     };
     bound.wait_for_input(&mut io, &mut read_ahead).await?;
@@ -125,13 +124,11 @@ async fn read_proxy_header<I: Io>(
     None
 }
 
-/// The bounds of a stage: its deadline, a shutdown, and shedding while it is idle.
+/// The bounds of a stage: its deadline, a shutdown, and shedding while it waits for the client's first byte.
 struct Bound<'a> {
     watch: &'a mut DrainWatch,
     deadline: Option<Instant>,
-    idle_since: Instant,
-    /// Whether the stage waits for the client's first byte.
-    is_idle: bool,
+    accepted: Instant,
     timer: Timer,
 }
 
@@ -140,7 +137,7 @@ struct Bound<'a> {
 enum Ended {
     #[error("the client took too long")]
     TimedOut,
-    #[error("the server shuts down, or the connection was idle and was shed for another client")]
+    #[error("the server shuts down")]
     Closed,
 }
 
@@ -148,13 +145,23 @@ impl Bound<'_> {
     /// Waits until `input` has a byte. No buffer is allocated before. Returns `None` if the connection has ended without
     /// one, as that of a health check or a browser's preconnect.
     async fn wait_for_input<I: Io>(&mut self, io: &mut I, input: &mut BytesMut) -> Option<()> {
-        if input.is_empty() {
-            self.is_idle = true;
-            let first = poll_fn(|cx| thread_buffers::poll_read(io, cx, input));
-            let Ok(Ok(1..)) = self.run(first).await else { return None };
-            self.is_idle = false;
+        if !input.is_empty() {
+            return Some(());
         }
-        Some(())
+        poll_fn(|cx| match thread_buffers::poll_read(io, cx, input) {
+            Poll::Ready(read) => Poll::Ready(matches!(read, Ok(1..)).then_some(())),
+            Poll::Pending if self.poll_end(cx).is_ready() || self.is_shed(io) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
+    /// Returns whether a connection without any input must be closed, so that another client is admitted.
+    fn is_shed(&self, io: &impl Io) -> bool {
+        self.watch.is_shed_requested()
+            && self.accepted + MIN_IDLE_BEFORE_SHED <= clock::now()
+            && io.recv_queue_empty() != Some(false) // the runtime may not have noticed the first bytes yet
+            && self.watch.claim_shed()
     }
 
     /// Runs a stage within its bounds.
@@ -175,10 +182,6 @@ impl Bound<'_> {
             }
             let drained = now.checked_add(DRAIN_TIMEOUT);
             self.deadline = [self.deadline, drained].into_iter().flatten().min();
-        }
-        let can_shed = self.is_idle && self.idle_since + MIN_IDLE_BEFORE_SHED <= now;
-        if can_shed && self.watch.is_shed_requested() && self.watch.claim_shed() {
-            return Poll::Ready(Ended::Closed);
         }
         if self.timer.poll(cx, self.deadline, now) {
             return Poll::Ready(Ended::TimedOut);

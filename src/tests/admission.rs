@@ -13,7 +13,7 @@ use tower::service_fn;
 use super::support::{exchange, read_all, read_until, start_with, statuses, within};
 use crate::{
     Body, Request, Response,
-    conn::{Connection, Http1Config, Transport},
+    conn::{Config, Connection, Http1Config, ProxyProtocol, Transport},
     net::{Drain, DrainWatch, Gate, Stream},
     peer::Peer,
     serve::Serve,
@@ -57,18 +57,26 @@ async fn idle_connections_are_shed_for_waiting_ones() {
 
 #[tokio::test]
 async fn connection_whose_request_only_the_kernel_has_received_is_not_shed() {
+    let sender = ProxyProtocol::new().trust("127.0.0.0/8".parse().unwrap());
+    let begin = format!("PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n{GET}");
+    not_shed(Config::new(), [GET, GET]).await;
+    not_shed(Config::new().proxy_protocol(sender), [&begin, GET]).await;
+}
+
+async fn not_shed(config: Config, requests: [&str; 2]) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (stream, _) = listener.accept().await.unwrap();
     let drain = Drain::new();
-    let transport = Transport::new(Stream::from(stream), Peer::memory(), drain.watch());
-    tokio::spawn(Connection::new(transport, service_fn(hello), Arc::default()));
-    for _ in 0..2 {
+    let peer = Peer::tcp(client.local_addr().unwrap(), client.peer_addr().unwrap());
+    let transport = Transport::new(Stream::from(stream), peer, drain.watch());
+    tokio::spawn(Connection::new(transport, service_fn(hello), Arc::new(config)));
+    for request in requests {
         tokio::time::pause();
         tokio::time::advance(Duration::from_secs(1)).await;
         tokio::time::resume();
         // The runtime does not ask the kernel for events before it polls the connection, which is woken.
-        assert_eq!(client.try_write(GET.as_bytes()).unwrap(), GET.len());
+        assert_eq!(client.try_write(request.as_bytes()).unwrap(), request.len());
         drain.request_shed(1);
         drain.wake_next(1);
         read_until(&mut client, "hi").await;
@@ -197,7 +205,7 @@ async fn waiting_heads_and_answers_are_charged_and_spent_budget_refuses_requests
     let page = service_fn(async |_: Request| {
         Ok::<_, Infallible>(Response::new(Body::from(vec![b'p'; PAGE])))
     });
-    let config = Arc::new(crate::conn::Config::new().budget(budget.clone()));
+    let config = Arc::new(Config::new().budget(budget.clone()));
     let connect = |pipe| {
         let (client, io) = tokio::io::duplex(pipe);
         let (peer, watch) = (Peer::memory(), DrainWatch::never());

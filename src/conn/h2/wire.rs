@@ -191,6 +191,11 @@ impl<I: Io> WireState<I> {
         reads_too_slowly || has_passed(progress.head_deadline(head))
     }
 
+    /// Returns whether the receive queue is empty, as [`Io::recv_queue_empty`] does.
+    pub(super) fn recv_queue_empty(&self) -> Option<bool> {
+        self.lock().io.recv_queue_empty()
+    }
+
     /// Writes the collected frames. Must be called at the end of each poll of the connection.
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.lock().poll_flush(cx)

@@ -116,6 +116,28 @@ where
 }
 
 #[tokio::test]
+async fn connection_whose_request_only_the_kernel_has_received_is_not_shed() {
+    let (drain, watch) = drain();
+    let mut client = connect_tcp(tell(), Config::new(), watch).await;
+    let request = |stream| frame(HEADERS, END_STREAM | END_HEADERS, stream, GET);
+    let begin = [PREFACE, &frame(SETTINGS, 0, 0, b""), &request(1)].concat();
+    client.write_all(&begin).await.unwrap();
+    for _ in 0..2 {
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"GET / a") {
+            answer.push(within(client.read_u8()).await.expect("the connection stays"));
+        }
+        tokio::time::pause();
+        tokio::time::advance(SECOND).await;
+        tokio::time::resume();
+        // The runtime does not ask the kernel for events before it polls the connection, which is woken.
+        assert_eq!(client.try_write(&request(3)).unwrap(), request(3).len());
+        drain.request_shed(1);
+        drain.wake_next(1);
+    }
+}
+
+#[tokio::test]
 async fn end_of_a_response_arrives_though_the_drain_has_ended() {
     const LEN: usize = 60_000;
     let large = tower::service_fn(async |_: Request| {

@@ -50,6 +50,7 @@ where
         if let Some(since) = self.idle_since
             && self.watch.is_shed_requested()
             && since + MIN_IDLE_BEFORE_SHED <= now
+            && self.wire.recv_queue_empty() != Some(false) // the runtime may not have noticed a request yet
             && self.watch.claim_shed()
         {
             self.shed(cx);
