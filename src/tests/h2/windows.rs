@@ -6,6 +6,7 @@ use tokio::{
     io::AsyncWriteExt,
     time::{Instant, sleep},
 };
+use tokio_stream::{Stream, StreamExt};
 
 use super::{frames::*, *};
 use crate::{conn::upgrade, peer::MinRate, proto::h1::Limits};
@@ -19,6 +20,13 @@ enum Last {
     Aborted,
     /// ... a tunnel that has ended after them.
     Tunnel,
+    /// ... a response whose body has nothing after them, and does not end.
+    Idle,
+}
+
+/// The stream of a body that sends a piece, and then waits for ever.
+fn idle_after(piece: Vec<u8>) -> impl Stream<Item = Result<Vec<u8>, Infallible>> {
+    tokio_stream::once(Ok(piece)).chain(tokio_stream::pending())
 }
 
 /// Has the client shrink the window of a stream whose last data was passed to `h2`, and then grant `step` bytes of it every 4
@@ -37,6 +45,9 @@ async fn shrink(last: Last, step: Option<u32>) -> (Duration, usize) {
             }
             if is_first || last == Last::Complete {
                 return Ok(Response::new(Body::from(content)));
+            }
+            if last == Last::Idle {
+                return Ok(Response::new(Body::from_stream(idle_after(content))));
             }
             let (tx, body) = Body::channel(None);
             tx.send(content.into()).unwrap();
@@ -88,7 +99,7 @@ async fn shrink(last: Last, step: Option<u32>) -> (Duration, usize) {
 
 #[tokio::test(start_paused = true)]
 async fn response_whose_window_was_shrunk_is_reset_by_the_write_timeout() {
-    for last in [Last::Complete, Last::Aborted, Last::Tunnel] {
+    for last in [Last::Complete, Last::Aborted, Last::Tunnel, Last::Idle] {
         let (took, received) = shrink(last, None).await;
         assert_eq!(received, 0);
         assert!((4..=7).contains(&took.as_secs()), "{last:?} {took:?}");
@@ -148,4 +159,26 @@ async fn response_of_small_frames_waits_for_a_socket_that_another_response_fills
     }
     assert_eq!(received, 200 * 100);
     assert!(began.elapsed() > 360 * SECOND, "it outlasts the grace: {:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn response_whose_data_was_read_stays_while_its_body_is_idle() {
+    let app = tower::service_fn(async |_: Request| {
+        Ok::<_, Infallible>(Response::new(Body::from_stream(idle_after(vec![b'x'; 100_000]))))
+    });
+    let mut served = serve(app, Config::new().write_timeout(5 * SECOND));
+    let mut raw = Raw::begin(&mut served, &[]).await;
+    raw.write(&frame(HEADERS, END_STREAM | END_HEADERS, 1, GET)).await;
+    let mut received = 0;
+    while received < 100_000 {
+        let data = raw.next_of(DATA).await.expect("the connection stays").payload.len();
+        received += data;
+        sleep(4 * SECOND).await;
+        let update = u32::try_from(data).unwrap().to_be_bytes();
+        for stream in [0, 1] {
+            raw.write(&frame(WINDOW_UPDATE, 0, stream, &update)).await;
+        }
+    }
+    let ends = tokio::time::timeout(60 * SECOND, raw.next_of(RST_STREAM)).await;
+    assert!(ends.is_err(), "{ends:?}");
 }

@@ -210,6 +210,7 @@ impl Exchange {
                 }
                 Stage::Respond(outgoing) => {
                     let polled = outgoing.poll(now, room, &mut self.sending.queued, cx);
+                    self.sending.update_wait(now);
                     self.update_room_timeout(now);
                     let last = match ready!(polled) {
                         Ok(()) => Last::Response,

@@ -19,7 +19,12 @@ impl Exchange {
             Stage::Admit(_, since) => since.checked_add(config.ready_timeout),
             Stage::Called(..) if self.waits_for_client => None,
             Stage::Called(_, since) => since.checked_add(config.answer_timeout),
-            Stage::Respond(outgoing) => outgoing.deadline(config.write_timeout),
+            // Its body may be idle while `h2` holds data, since a client can shrink its window (RFC 9113 section 6.9.2).
+            Stage::Respond(outgoing) => {
+                let held = self.sending.waits_since;
+                let held = held.and_then(|since| since.checked_add(config.write_timeout));
+                [outgoing.deadline(config.write_timeout), held].into_iter().flatten().min()
+            }
             Stage::Queued(queued) => queued.deadline(config.write_timeout),
             Stage::Discard(since) => since.checked_add(DISCARD_TIMEOUT),
             Stage::Answered(_) | Stage::Tunnel(..) | Stage::Ended => None,
@@ -29,6 +34,7 @@ impl Exchange {
 
     /// Records that the client took data of the connection at `at`, after a time in which the socket was full.
     pub(in crate::conn::h2::server) fn record_progress(&mut self, at: Instant) {
+        self.sending.record_progress(at);
         match &mut self.stage {
             Stage::Respond(outgoing) => outgoing.record_progress(at),
             Stage::Queued(queued) => queued.record_progress(at),

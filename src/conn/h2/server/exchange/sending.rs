@@ -17,6 +17,8 @@ use crate::{
 pub(super) struct Sending {
     pub(super) queued: u64,
     pub(super) written: u64,
+    /// The time since which data that was passed to `h2` waits for the client without progress.
+    pub(super) waits_since: Option<Instant>,
     /// Whether the last frame was written.
     has_ended: bool,
     /// Whether the body is streamed, so that data in `h2` counts in the budget. A complete body is the service's memory.
@@ -27,6 +29,24 @@ impl Sending {
     /// Returns whether data was passed to `h2` and is not written.
     pub(super) fn is_pending(&self) -> bool {
         self.queued > self.written
+    }
+
+    /// Starts the wait for the client if data was passed to `h2`.
+    pub(super) fn update_wait(&mut self, now: Instant) {
+        if self.is_pending() {
+            self.waits_since.get_or_insert(now);
+        }
+    }
+
+    /// Records that `bytes` were written.
+    fn record_written(&mut self, bytes: u64, now: Instant) {
+        self.written += bytes;
+        self.waits_since = self.is_pending().then_some(now);
+    }
+
+    /// Records progress at `at`: until then, the data waited for the socket, whose deadline is that of the connection.
+    pub(super) fn record_progress(&mut self, at: Instant) {
+        self.waits_since = self.waits_since.map(|since| since.max(at));
     }
 }
 
@@ -79,7 +99,7 @@ impl Exchange {
             | Stage::Tunnel(..)
             | Stage::Ended => {}
         }
-        self.sending.written += sent.data as u64;
+        self.sending.record_written(sent.data as u64, now);
         self.update_room_timeout(now);
         self.sending.has_ended |= sent.has_ended;
         let is_complete = self.sending.has_ended;
