@@ -126,8 +126,10 @@ where
     /// here: it has been answered. Nor is a failed handshake, which is logged.
     ///
     /// A panic of the service, in its readiness, its call, its future or the body of its response, is
-    /// caught and logged. The request is answered 500, or its response is aborted if that has begun. Then
-    /// the connection is closed, and the service dropped.
+    /// caught and logged. The request is answered 500, or its response is aborted if that has begun.
+    /// Over HTTP/1.1 the connection is closed then, and the service dropped. Over HTTP/2 the stream ends, and the
+    /// connection continues; after a panic in the service's readiness or call the service is dropped, and the
+    /// connection ends after the requests in flight.
     type Output = io::Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
