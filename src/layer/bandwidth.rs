@@ -196,8 +196,9 @@ impl Segments for Paced {
                 Some(segment) => Some(segment),
             };
         }
-        if !matches!(self.rest, Some(Segment::Trailers(_))) {
-            ready!(self.poll_allowed(cx));
+        if !matches!(self.rest, Some(Segment::Trailers(_))) && self.poll_allowed(cx).is_pending() {
+            self.body.drive(cx);
+            return Poll::Pending;
         }
         let piece = match self.rest.take() {
             Some(Segment::Bytes(mut bytes)) => {
@@ -287,6 +288,38 @@ mod tests {
             lens.push(file.len());
         }
         assert_eq!(lens, [700, 50, 50, 50, 50, 50, 50]);
+    }
+
+    /// A body that counts how often it is driven.
+    #[derive(Default)]
+    struct Driven(std::sync::Arc<std::sync::atomic::AtomicUsize>);
+
+    impl Segments for Driven {
+        fn poll_segment(&mut self, _: &mut Context<'_>) -> PollSegment {
+            Poll::Ready(Some(Ok(Segment::Bytes("body".into()))))
+        }
+
+        fn drive(&mut self, _: &mut Context<'_>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+
+        fn is_end(&self) -> bool {
+            false
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::default()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn body_is_driven_while_it_waits_for_its_rate() {
+        let inner = Driven::default();
+        let driven = inner.0.clone();
+        let mut body = Limit { rate: 1, after: 0 }.apply(Body::segmented(inner));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(body.poll_segment(&mut cx).is_pending());
+        assert_eq!(driven.load(std::sync::atomic::Ordering::Relaxed), 1);
     }
 
     #[tokio::test(start_paused = true)]
