@@ -25,6 +25,10 @@ use crate::{
     peer::Peer,
 };
 
+/// Fields of HTTP/1.1 that apply to a connection.
+pub(super) const OF_CONNECTION: [&str; 6] =
+    ["connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"];
+
 /// A connection that is served, and its other end.
 struct Served {
     client: DuplexStream,

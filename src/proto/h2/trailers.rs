@@ -1,6 +1,6 @@
 //! Validates trailers, which HTTP/2 carries without a rule of its own, as HTTP/1.1 does.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header::TE};
 
 use super::request::{check_field, is_ambiguous, is_of_connection};
 use crate::proto::h1::{Fault, Limits, is_forbidden_trailer};
@@ -21,10 +21,10 @@ pub(crate) fn validate_trailers(trailers: &HeaderMap, limits: &Limits) -> Result
     trailers.iter().try_for_each(|(name, value)| check_field(name, value, limits))
 }
 
-/// Removes the fields of a server's trailers that apply to a connection, or could frame a message in HTTP/1.1. The others
-/// pass as they are, since the response before them is complete: a `grpc-message` may end with a space.
+/// Removes the fields of trailers that apply to a connection, or could frame a message in HTTP/1.1. The others pass as they
+/// are, since the message before them is complete: a `grpc-message` may end with a space.
 pub(crate) fn remove_framing(trailers: &mut HeaderMap) {
-    let frames = |name: &&HeaderName| is_of_connection(name) || is_ambiguous(name);
+    let frames = |name: &&HeaderName| is_of_connection(name) || **name == TE || is_ambiguous(name);
     let removed: Vec<_> = trailers.keys().filter(frames).cloned().collect();
     for name in removed {
         trailers.remove(name);
@@ -58,8 +58,9 @@ mod tests {
     }
 
     #[test]
-    fn trailers_of_servers_lose_only_framing_fields() {
+    fn trailers_lose_only_framing_fields() {
         let mut trailers = of(&[
+            ("te", "trailers"),
             ("grpc-message", "no such key: "),
             ("transfer_encoding", "chunked"),
             ("connection", "x"),

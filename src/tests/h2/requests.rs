@@ -77,6 +77,25 @@ async fn bodies_and_trailers_pass_both_ways() {
 }
 
 #[tokio::test]
+async fn response_loses_trailers_that_apply_to_a_connection() {
+    let service = service_fn(async |_: Request| {
+        let mut trailers = HeaderMap::new();
+        for name in OF_CONNECTION.into_iter().chain(["x-sum"]) {
+            trailers.insert(name, "7".parse().unwrap());
+        }
+        let (tx, body) = Body::channel(None);
+        tx.send("body".into()).unwrap();
+        tx.finish(Some(trailers));
+        Ok::<_, Infallible>(Response::new(body))
+    });
+    let mut client = connect(service, Config::new()).await;
+    let mut body = send(&mut client, HttpRequest::get("http://a/"), "").await.unwrap().into_body();
+    assert_eq!(within(body.data()).await.unwrap().unwrap(), "body");
+    let trailers = within(body.trailers()).await.unwrap().unwrap();
+    assert_eq!(trailers, HeaderMap::from_iter([("x-sum".parse().unwrap(), "7".parse().unwrap())]));
+}
+
+#[tokio::test]
 async fn trailers_that_http1_refuses_abort_the_body() {
     for (name, status) in [("x-sum", 200), ("content-length", 400), ("transfer_encoding", 400)] {
         let mut client = connect(echo(), Config::new()).await;

@@ -23,7 +23,10 @@ use crate::{
     error::Kind,
     net::tls::{self, Client, Server, testing::Authority},
     proto::h2::PREFACE,
-    tests::support::{Running, start, start_with, within},
+    tests::{
+        h2::OF_CONNECTION,
+        support::{Running, start, start_with, within},
+    },
     upstream::{
         CONNECT_TIMEOUT, EmptySet, RetryLayer, Upstream,
         discover::{Target, fixed},
@@ -120,6 +123,9 @@ async fn prior_knowledge_connection_carries_concurrent_requests_with_trailers() 
                 }
                 let mut trailers = HeaderMap::new();
                 trailers.insert("x-sum", 1.into());
+                for name in OF_CONNECTION {
+                    trailers.insert(name, "x".parse().unwrap()); // not sent
+                }
                 tx.finish(Some(trailers));
             });
             let answer = send(&upstream, body).await.unwrap();

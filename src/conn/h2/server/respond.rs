@@ -15,7 +15,7 @@ use crate::{
     conn::call::{ServicePanicked, catch_panic},
     error::BoxError,
     peer::{MinRate, RateMeter},
-    proto::h2::own_values,
+    proto::h2::{own_values, remove_framing},
 };
 
 /// The largest piece, 16,375 bytes: with the header of its frame it fills one record of TLS.
@@ -151,9 +151,13 @@ impl Outgoing {
                 }
                 Err(frame) => {
                     let mut trailers = frame.into_trailers().unwrap_or_default();
+                    remove_framing(&mut trailers); // `h2` refuses them
                     own_values(&mut trailers);
-                    self.stream.send_trailers(trailers).map_err(|_| SendError::Gone)?;
-                    Ok(true)
+                    match self.stream.send_trailers(trailers) {
+                        Ok(()) => Ok(true),
+                        Err(_) if self.stream.poll_reset(cx).is_ready() => Err(SendError::Gone),
+                        Err(error) => Err(SendError::Body(error.into())),
+                    }
                 }
             },
         })
