@@ -180,6 +180,27 @@ async fn request_at_a_closed_gate_is_answered_in_a_drain() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn connection_at_a_closed_gate_leaves_it_when_a_drain_begins() {
+    let (drain, permits) = (Drain::new(), Arc::new(Semaphore::new(1)));
+    let (mut client, io) = tokio::io::duplex(1 << 10);
+    let config = Config::new().gate(Gate::new(permits.clone()));
+    let transport = Transport::new(io, Peer::memory(), drain.watch());
+    let permit = permits.acquire().await.unwrap();
+    tokio::spawn(Connection::new(transport, service_fn(early), Arc::new(config)));
+    tokio::time::sleep(HOUR).await;
+    drain.begin();
+    settle().await;
+    drop(permit);
+    assert_eq!(permits.available_permits(), 1, "no waiter keeps it");
+    // Its time for a request has just begun.
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    client.write_all(GET).await.unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(statuses(&answer), [200]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn new_connection_has_one_second_for_its_request_in_a_drain() {
     for is_sent in [false, true] {
         let drain = Drain::new();

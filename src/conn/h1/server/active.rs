@@ -235,6 +235,15 @@ impl Active {
         (*wants_upgrade, *detects_http2) = (false, false);
     }
 
+    /// Stops waiting at a closed gate, so that no permit is reserved for this connection. The client's idle time did not run
+    /// meanwhile.
+    pub(super) fn leave_gate(&mut self, now: Instant) {
+        if self.stage.is_gated() {
+            self.stage = Stage::head();
+            self.core.resume(now);
+        }
+    }
+
     /// Returns whether nothing of the next request has been read, except empty lines.
     pub(super) fn awaits_request(&self) -> bool {
         matches!(self.stage, Stage::Head(_)) && self.core.is_idle()

@@ -26,7 +26,7 @@ where
         let read = match &active.stage {
             // The client is not idle while a response is being sent to it.
             Stage::Head(_) | Stage::Discard(..) if !active.output.is_empty() => None,
-            Stage::Head(gate) if gate.is_waiting() => active.drain_until,
+            Stage::Head(gate) if gate.is_waiting() => None,
             Stage::Discard(_, until) if active.has_stalled_reader() => Some(*until),
             Stage::Head(_) => {
                 [active.core.deadline(), active.drain_until].into_iter().flatten().min()

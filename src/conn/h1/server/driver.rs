@@ -72,7 +72,10 @@ where
         let mut steps = 0;
         loop {
             if draining {
-                active.drain_until.get_or_insert_with(|| deadline_after(now, DRAIN_HEAD_TIMEOUT));
+                if active.drain_until.is_none() {
+                    active.drain_until = Some(deadline_after(now, DRAIN_HEAD_TIMEOUT));
+                    active.leave_gate(now);
+                }
                 if !active.awaits_request() {
                     active.core.disable_keep_alive();
                 }
