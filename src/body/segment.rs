@@ -41,7 +41,6 @@ pub(crate) trait Segments: Send {
     /// As [`http_body::Body::poll_frame`].
     fn poll_segment(&mut self, cx: &mut Context<'_>) -> PollSegment;
     /// As [`Body::drive`]. Does nothing by default.
-    #[cfg_attr(not(feature = "h2"), allow(dead_code, reason = "for responses over HTTP/2"))]
     fn drive(&mut self, _cx: &mut Context<'_>) {}
     /// As [`Body::accept_pipes`]. Does nothing by default: then no segment is a pipe.
     fn accept_pipes(&mut self, _budget: &Budget) {}
@@ -144,7 +143,6 @@ impl Body {
 
     /// Makes the progress that needs no reader, while the reader waits for its peer: the response of a proxied request sends
     /// the rest of the request. A client may send all of it before it reads the response. The task is woken for more.
-    #[cfg_attr(not(feature = "h2"), allow(dead_code, reason = "for responses over HTTP/2"))]
     pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
         if let Kind::Segmented(s) = &mut self.0 {
             s.inner.drive(cx);

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     HttpService,
-    conn::{Config, output::AfterFlush, thread_buffers, timer::Timer},
+    conn::{Config, call::catch_panic, output::AfterFlush, thread_buffers, timer::Timer},
     net::{DrainWatch, Io, clock},
     peer::{Peer, RequestId},
 };
@@ -109,6 +109,14 @@ where
             if steps >= MAX_STEPS_PER_POLL {
                 cx.waker().wake_by_ref(); // yields to other tasks
                 return Poll::Pending;
+            }
+            // Behind a full output the body is not polled, and its waker is not registered.
+            if !room
+                && let Stage::Respond(body) = &mut active.stage
+                && let Err(panicked) = catch_panic(|| body.drive(cx))
+            {
+                self.handle_panic(active, panicked);
+                continue;
             }
             if !room && active.output.has_room() && active.has_head_read_ahead() {
                 continue; // a request that was read must be served before the end of the stream is, or a drain closes
@@ -219,8 +227,9 @@ where
     fn wants_input(&self, active: &mut Active, now: Instant, cx: &mut Context<'_>) -> bool {
         match active.stage {
             Stage::Head(_) => active.output.has_room() && self.can_read_head(active, now, cx),
+            // A client may send all of the body before it reads the response.
             Stage::Discard(..) => {
-                active.output.has_room() && (active.upload.is_none() || active.wants_upload())
+                active.wants_upload() || (active.upload.is_none() && active.output.has_room())
             }
             Stage::Linger(..) => true,
             // No read before the service has taken the request.
