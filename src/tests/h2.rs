@@ -2,6 +2,7 @@
 
 mod attacks;
 mod ending;
+mod extremes;
 mod frames;
 mod gate;
 mod last_data;

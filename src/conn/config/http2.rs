@@ -63,13 +63,14 @@ impl Http2Config {
         self
     }
 
-    /// Sets how many bytes of one response may be queued for the connection, at least 1. Defaults to 256 KiB. Of all its
-    /// responses whose bodies are streamed, the connection queues about four times as much, and a quarter of it above the
-    /// soft limit of the budget. Then each response sends one piece of its body in turn, as the client reads. Bodies with a
-    /// known length of at most 16 KiB do not wait.
+    /// Sets how many bytes of one response may be queued for the connection, at least 1 and at most 2 GiB, the largest
+    /// window. Defaults to 256 KiB. Of all its responses whose bodies are streamed, the connection queues about four times as
+    /// much, and a quarter of it above the soft limit of the budget. Then each response sends one piece of its body in turn,
+    /// as the client reads. Bodies with a known length of at most 16 KiB do not wait.
     #[must_use]
     pub fn send_buffer(mut self, bytes: usize) -> Self {
-        self.send_buffer = bytes.max(1);
+        // No window admits more, and `h2` panics above `u32::MAX`.
+        self.send_buffer = bytes.clamp(1, MAX_WINDOW as usize);
         self
     }
 
