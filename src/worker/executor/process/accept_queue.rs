@@ -34,8 +34,8 @@ where
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::net::UnixListener;
+pub(super) mod tests {
+    use std::{os::fd::OwnedFd, os::unix::net::UnixListener, path::Path};
 
     use rustix::net::{
         AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
@@ -44,22 +44,28 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
-    async fn connect_waits_while_the_accept_queue_is_full() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("socket");
+    /// Returns a listener whose accept queue is full, and the connections in it.
+    pub(in super::super) async fn with_full_queue(path: &Path) -> (OwnedFd, Vec<UnixStream>) {
         let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
         let listener = socket_with(family, kind, SocketFlags::CLOEXEC, None).unwrap();
-        bind(&listener, &SocketAddrUnix::new(&*path).unwrap()).unwrap();
+        bind(&listener, &SocketAddrUnix::new(path).unwrap()).unwrap();
         listen(&listener, 0).unwrap();
         let mut queued = Vec::new();
         let error = loop {
-            match UnixStream::connect(&path).await {
+            match UnixStream::connect(path).await {
                 Ok(stream) => queued.push(stream),
                 Err(error) => break error,
             }
         };
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        (listener, queued)
+    }
+
+    #[tokio::test]
+    async fn connect_waits_while_the_accept_queue_is_full() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let (listener, queued) = with_full_queue(&path).await;
         let connect = || UnixStream::connect(&path);
         let error = connect_patiently(connect, Duration::from_millis(5)).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "the bound");

@@ -15,6 +15,7 @@ use http::header::UPGRADE;
 use tokio::{
     runtime::Handle,
     sync::watch,
+    task::yield_now,
     time::{sleep, timeout},
 };
 
@@ -175,6 +176,9 @@ impl Lane {
     }
 
     /// Queues a failed request again, or answers it with its error. Returns what the worker does after that.
+    ///
+    /// Another idle worker of this runtime may take the request first. Otherwise this one would take it again before the
+    /// other one, which was woken, is polled.
     async fn fail(
         &self,
         child: &Child,
@@ -193,7 +197,10 @@ impl Lane {
         let pool = &self.shared.pool;
         match request {
             Some(request) => {
-                pool.requeue(self.id, job, Unanswered { request, is_sent, crashed, error })
+                let unanswered = Unanswered { request, is_sent, crashed, error };
+                let after = pool.requeue(self.id, job, unanswered);
+                yield_now().await;
+                after
             }
             None => {
                 let stays = pool.done(self.id, crashed);
@@ -257,11 +264,25 @@ async fn exits_soon(child: &Child) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use rustix::io::Errno;
-    use tokio::time::Instant;
+    use std::{future::poll_fn, iter::from_fn, time::Instant as StdInstant};
 
-    use super::*;
-    use crate::net::process::Command;
+    use rustix::io::Errno;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::UnixListener,
+        time::Instant,
+    };
+
+    use super::{
+        super::{Launch, ProcessExecutor, Protocol, Ready, accept_queue::tests::with_full_queue},
+        *,
+    };
+    use crate::{
+        Request,
+        net::process::Command,
+        policy::restart::Action,
+        worker::{queue::job::Times, settings::PoolSettings},
+    };
 
     #[tokio::test(start_paused = true)]
     async fn request_without_a_descriptor_does_not_hold_its_worker() {
@@ -273,5 +294,50 @@ mod tests {
         assert_eq!(began.elapsed(), Duration::ZERO);
         assert!(!has_crashed(&worker, false, false).await);
         assert_eq!(began.elapsed(), EXIT_NOTICE, "a broken connection may be that of a crash");
+    }
+
+    /// Answers one request.
+    async fn answer(listener: UnixListener) {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
+        stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        let _ = stream.read(&mut [0]).await; // until the end of the test
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn request_that_meets_a_full_accept_queue_is_answered_by_another_process() {
+        let pool = PoolSettings::new(2).build(|config| config).unwrap();
+        let protocol = Protocol::Http { has_path: true, ready: Ready::Answer, lanes: 1 };
+        let launch = Launch::new(Command::new("/bin/sleep").arg("1000"), protocol);
+        let mut executor = ProcessExecutor::new(pool.clone(), launch).unwrap();
+        let started: Vec<_> = from_fn(|| pool.lock().supervisor.poll(StdInstant::now())).collect();
+        let (mut lanes, mut paths) = (Vec::new(), Vec::new());
+        for action in started {
+            let Action::Start(id) = action else { panic!("{action:?} where a worker starts") };
+            let (group, link) = executor.lane(id).unwrap();
+            group.process(id, &executor.shared, |_| {}).await.unwrap();
+            pool.on_ready(id);
+            paths.push(executor.shared.dir.path(&format!("{id}.sock")));
+            lanes.push(Arc::new(Lane { id, shared: executor.shared.clone(), group, link }));
+        }
+        let _full = with_full_queue(&paths[0]).await;
+        tokio::spawn(answer(UnixListener::bind(&paths[1]).unwrap()));
+        let permit = pool.permits.clone().try_acquire_owned().unwrap();
+        let now = StdInstant::now();
+        let queue_until = now + Duration::from_secs(3600);
+        let times = Times { queued_at: now, queue_until, deadline: None };
+        let job = Job::new(Request::default(), permit, times);
+        pool.push(&job, |_| false);
+        let (_stop, stopped) = watch::channel(None);
+        for lane in lanes {
+            tokio::spawn(lane.serve(stopped.clone(), None, None));
+            // The first one has taken the request before the second one asks for it.
+            while pool.stats().busy == 0 {
+                yield_now().await;
+            }
+        }
+        let answer = timeout(Duration::from_secs(60), poll_fn(|cx| job.poll(cx))).await;
+        let answer = answer.expect("it is not asked of the first process again and again");
+        assert_eq!(answer.unwrap().status(), 204);
     }
 }
