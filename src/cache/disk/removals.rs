@@ -93,6 +93,9 @@ impl Removals {
     }
 
     /// Removes the files of objects on a blocking thread. If none can be started, a later removal or invalidation removes them.
+    ///
+    /// An object that already waits is not added again: files with its id that are written after its removal would be
+    /// removed, too.
     pub(super) fn add(self: &Arc<Self>, key: &Key, ids: &[u64]) {
         if ids.is_empty() {
             return;
@@ -100,9 +103,10 @@ impl Removals {
         let hash = self.hasher.hash_one(key);
         let mut queue = self.lock();
         for id in ids {
-            queue.waiting.push((hash, *id));
-            queue.ids.insert(*id);
-            queue.begin(hash);
+            if queue.ids.insert(*id) {
+                queue.waiting.push((hash, *id));
+                queue.begin(hash);
+            }
         }
         let is_submitted = std::mem::replace(&mut queue.is_submitted, true);
         drop(queue);
@@ -121,6 +125,12 @@ impl Removals {
     #[cfg(test)]
     pub(super) fn hold(&self) {
         self.lock().is_submitted = true;
+    }
+
+    /// Returns the number of objects whose files wait.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().waiting.len()
     }
 
     /// Lets [`finish`](Self::finish) wait until the guard is dropped.

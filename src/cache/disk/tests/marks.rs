@@ -241,7 +241,7 @@ async fn deletions_that_wait_for_the_disk_are_bounded() {
     // An object of an earlier process for each key, so that each deletion is recorded.
     let keys: Vec<_> = (0..MAX_PENDING + MORE).map(|i| key(&format!("/{i}"))).collect();
     disk.inner.removals.hold();
-    keys.iter().for_each(|key| disk.inner.removals.add(key, &[1]));
+    keys.iter().zip(1..).for_each(|(key, id)| disk.inner.removals.add(key, &[id]));
     let inner = disk.inner.clone();
     let layer = builder().with_store(Arc::new(disk), Clock::new(), marks);
     let (cache, deletions) = (layer.handle(), &layer.shared.deletions);

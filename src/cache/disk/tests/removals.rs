@@ -2,12 +2,14 @@
 
 use std::{sync::mpsc, thread};
 
+use http::{HeaderMap, HeaderName, HeaderValue};
+
 use super::{
     super::{super::store::Changes, scan::Scan},
     writes::{object, open_store_with},
     *,
 };
-use crate::net::blocking_pool::Job;
+use crate::{net::blocking_pool::Job, semantics::cache::Vary};
 
 /// `EIO` and `EMFILE`.
 const EIO: i32 = 5;
@@ -102,6 +104,31 @@ async fn evicted_object_is_written_again_after_its_old_files_are_removed() {
     let head = inner.files.read_head(evicted).unwrap();
     assert!(head::decode(&head).is_some() && inner.files.has_content(evicted, 7));
     assert!(inner.index.has(&key(evicted), evicted));
+}
+
+#[tokio::test]
+async fn removed_variant_waits_for_its_removal_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, _) = open_store_with(&dir, Durability::Crash);
+    disk.loaded().await;
+    let (inner, key) = (&disk.inner, key(0));
+    inner.removals.hold();
+    for (id, language) in [(1, "de"), (2, "en")] {
+        let mut object = Object::clone(&object(id, b"content"));
+        object.vary = Vary::of(&fields("vary", "accept-language"));
+        object.vary_key = object.vary.key(&fields("accept-language", language)).unwrap();
+        inner.index.insert(&key, &Meta::of(&object, 7));
+    }
+    // Its entry is dropped by the one of the other variant, which replaces that of the key.
+    inner.discard(&key, |meta| meta.id == 1);
+    assert!(!inner.index.has(&key, 1) && inner.index.has(&key, 2));
+    assert_eq!(inner.removals.waiting(), 1);
+    assert!(inner.removals.may_come_back(&key));
+    assert!(inner.removals.finish() && !inner.removals.may_come_back(&key));
+}
+
+fn fields(name: &'static str, value: &'static str) -> HeaderMap {
+    HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))])
 }
 
 #[tokio::test]
