@@ -160,7 +160,7 @@ impl Shared {
         let time = self.options.hit_for_miss;
         // Extended in its second half only, since a read is cheaper than a change.
         if self.hit_for_miss.get(key).is_none_or(|until| until < now + time / 2) {
-            self.hit_for_miss.insert(key.clone(), now + time);
+            self.hit_for_miss.insert(key.clone(), now.saturating_add(time));
         }
     }
 

@@ -91,3 +91,100 @@ async fn default_lifetimes_apply_to_their_statuses_without_explicit_freshness() 
         assert!(!is_hit().await, "{path}");
     }
 }
+
+/// Sets one option, to its maximum or to zero.
+type Extreme = fn(CacheBuilder, bool) -> CacheBuilder;
+
+fn time(is_max: bool) -> Duration {
+    if is_max { Duration::MAX } else { Duration::ZERO }
+}
+
+fn count(is_max: bool) -> usize {
+    if is_max { usize::MAX } else { 0 }
+}
+
+fn bytes(is_max: bool) -> u64 {
+    if is_max { u64::MAX } else { 0 }
+}
+
+const OPTIONS: [Extreme; 17] = [
+    |b, is_max| b.capacity(bytes(is_max)),
+    |b, is_max| b.max_object(bytes(is_max)),
+    |b, is_max| b.max_variants(count(is_max)),
+    |b, is_max| {
+        let percent = if is_max { u32::MAX } else { 0 };
+        b.heuristic(Heuristic { percent, max: time(is_max) })
+    },
+    |b, is_max| b.default_lifetime(time(is_max)),
+    |b, is_max| b.negative_lifetime(time(is_max)),
+    |b, is_max| b.stale_while_revalidate(time(is_max)),
+    |b, is_max| b.stale_if_error(time(is_max)),
+    |b, is_max| b.stale_if_unreachable(time(is_max)),
+    |b, is_max| b.early_refresh(if is_max { f64::MAX } else { 0.0 }),
+    |b, is_max| b.fill_timeout(time(is_max)),
+    |b, is_max| b.max_fill_time(time(is_max)),
+    |b, is_max| b.hit_for_miss(time(is_max)),
+    |b, is_max| b.max_fetches(count(is_max)),
+    |b, is_max| b.max_followers(count(is_max)),
+    |b, is_max| b.max_refreshes(count(is_max)),
+    |b, is_max| b.refresh_timeout(time(is_max)),
+];
+
+const OPTIONS_OF_DISK: [Extreme; 3] = [
+    |b, is_max| b.disk_capacity(bytes(is_max)),
+    |b, is_max| b.max_disk_objects(bytes(is_max)),
+    |b, is_max| b.max_disk_object(bytes(is_max)),
+];
+
+#[tokio::test(start_paused = true)]
+async fn layer_answers_alike_with_extreme_options() {
+    let all = [&OPTIONS[..], &OPTIONS_OF_DISK].concat();
+    for is_max in [true, false] {
+        let builder = |options: &[Extreme]| {
+            let builder = CacheLayer::builder().durability(Durability::Crash);
+            options.iter().fold(builder, |builder, set| set(builder, is_max))
+        };
+        for options in OPTIONS.chunks(1) {
+            request_all(&builder(options).build()).await;
+        }
+        for options in OPTIONS_OF_DISK.chunks(1).chain([&all[..]]) {
+            let dir = tempfile::tempdir().unwrap();
+            request_all(&builder(options).open(dir.path()).unwrap()).await;
+        }
+    }
+}
+
+/// Requests fresh, stale, private and failing responses, several at a time.
+async fn request_all(layer: &CacheLayer) {
+    let origin = Origin::new(|request, _| {
+        let (_, status) = request.uri().path().split_at(1);
+        let control = request.uri().query().unwrap_or_default();
+        let modified = ("last-modified", "Thu, 01 Jan 1970 00:00:00 GMT");
+        let date = ("date", "Fri, 31 Dec 9999 23:59:59 GMT");
+        let mut fields = vec![("status", status), ("vary", "accept"), modified];
+        if !control.is_empty() {
+            fields.push(("cache-control", control));
+        } else {
+            fields.push(date);
+        }
+        Ok(response(&fields, "content"))
+    });
+    let site = site(layer, &origin.delayed(SEC));
+    let paths = ["/200", "/200?max-age=2", "/200?no-store", "/404", "/500", "/204?max-age=9"];
+    for _ in 0..3 {
+        let requests = paths.iter().flat_map(|path| ["a", "b", "a"].map(|accept| (path, accept)));
+        let all: Vec<_> = requests
+            .map(|(path, accept)| {
+                let response = site.clone().oneshot(get(path, &[("accept", accept)]));
+                (path, tokio::spawn(response))
+            })
+            .collect();
+        for (path, response) in all {
+            let response = response.await.unwrap().unwrap();
+            assert_eq!(response.status().as_str(), &path[1..4]);
+            text(response).await;
+        }
+        settle().await;
+        tokio::time::advance(3 * SEC).await;
+    }
+}

@@ -338,7 +338,7 @@ fn implicit_lifetime(
     if let (Some(heuristic), Some(modified)) = (defaults.heuristic, modified) {
         let date = date(headers).unwrap_or(received);
         let since = Duration::from_secs(date.seconds().saturating_sub(modified.seconds()));
-        return (since * heuristic.percent / 100).min(heuristic.max);
+        return (since.saturating_mul(heuristic.percent) / 100).min(heuristic.max);
     }
     if status.is_client_error() || status.is_server_error() {
         defaults.negative
