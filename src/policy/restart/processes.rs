@@ -34,7 +34,7 @@ impl Supervisor {
 
     /// Closes the process of worker `id`, which leaves it: no other worker joins it, and its other workers are
     /// nominated, so that it can be stopped when their requests have ended.
-    pub(super) fn close_process(&mut self, id: WorkerId) {
+    pub(crate) fn close_process(&mut self, id: WorkerId) {
         let Some(process) = self.processes.of(id) else { return };
         if !self.processes.closing.insert(process) {
             return;

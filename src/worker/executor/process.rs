@@ -255,6 +255,19 @@ impl ProcessExecutor {
         drop((closed, unneeded)); // without the lock
     }
 
+    /// Records which process a worker has joined, if it is shared.
+    fn register(&self, id: WorkerId, group: &LaneGroup) {
+        if !group.is_shared() {
+            return;
+        }
+        let pool = &self.shared.pool;
+        pool.on_joined(id, group.number());
+        // The last other lane may have left after this one joined. The pool has then forgotten that the process is closed.
+        if group.is_closed() {
+            pool.close_process(id);
+        }
+    }
+
     fn stop_worker(&mut self, id: WorkerId, why: StopReason) {
         if let Some(stop) = self.stops.remove(&id) {
             let _ = stop.send(Some(why)); // it may have exited
@@ -266,9 +279,7 @@ impl Executor for ProcessExecutor {
     fn start(&mut self, id: WorkerId) -> io::Result<()> {
         self.stops.retain(|_, stop| !stop.is_closed());
         let (group, link) = self.lane(id)?;
-        if group.is_shared() {
-            self.shared.pool.on_joined(id, group.number());
-        }
+        self.register(id, &group);
         let (stop, stopped) = watch::channel(None);
         self.stops.insert(id, stop);
         let lane = Lane { id, shared: self.shared.clone(), group, link };

@@ -47,6 +47,12 @@ impl Pool {
         self.lock().supervisor.on_joined(id, process);
     }
 
+    /// Closes the process of worker `id`, which starts: no other worker joins it, and this one is replaced when it is ready.
+    #[cfg(feature = "process")]
+    pub(in super::super) fn close_process(&self, id: WorkerId) {
+        self.lock().supervisor.close_process(id);
+    }
+
     /// Records that worker `id` could not be started. [`on_exit`](Self::on_exit) follows.
     pub(in super::super) fn on_failed(&self, id: WorkerId, error: BoxError) {
         let mut s = self.lock();

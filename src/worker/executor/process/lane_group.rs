@@ -116,6 +116,11 @@ impl LaneGroup {
         lanes.is_closed || lanes.free.is_empty()
     }
 
+    /// Returns whether a lane has left, so that no other worker can join.
+    pub(super) fn is_closed(&self) -> bool {
+        self.lanes().is_closed
+    }
+
     /// Removes a lane, and lets no other join. Returns whether it was the last one, whose worker must stop the
     /// process.
     pub(super) fn leave(&self) -> bool {

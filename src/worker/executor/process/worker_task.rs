@@ -339,4 +339,31 @@ mod tests {
         let ended = timeout(Duration::ZERO, group.ended()).await;
         assert!(ended.expect("the process was reaped").is_some());
     }
+
+    #[tokio::test]
+    async fn worker_whose_process_was_left_by_the_others_while_it_joined_is_replaced() {
+        let mut settings = PoolSettings::new(1);
+        settings.scale.max = 2;
+        let pool = settings.build(|config| config).unwrap();
+        let protocol = Protocol::Http { has_path: true, ready: Ready::Answer, lanes: 2 };
+        let launch = Launch::new(Command::new("/bin/sleep").arg("1000"), protocol);
+        let mut executor = ProcessExecutor::new(pool.clone(), launch).unwrap();
+        let next = || match pool.lock().supervisor.poll(Instant::now()) {
+            Some(Action::Start(id)) => id,
+            other => panic!("{other:?} where a worker starts"),
+        };
+        let first = next();
+        let (group, _link) = executor.lane(first).unwrap();
+        executor.register(first, &group);
+        pool.on_ready(first);
+        pool.lock().supervisor.on_demand(2);
+        let second = next();
+        let (joined, _link) = executor.lane(second).unwrap();
+        assert!(Arc::ptr_eq(&group, &joined));
+        assert!(!group.leave());
+        pool.on_exit(first);
+        executor.register(second, &joined);
+        pool.on_ready(second);
+        assert!(pool.lock().supervisor.take_nominated());
+    }
 }
