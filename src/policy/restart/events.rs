@@ -37,6 +37,7 @@ impl Supervisor {
         if let Some(slot) = self.slot(id) {
             slot.state = busy;
             slot.used_at = now;
+            slot.is_hung = false;
         } else if let Some(state) = self.leaving.iter_mut().find(|state| state.id() == Some(id)) {
             // It had begun the request before it was told to exit.
             *state = busy;

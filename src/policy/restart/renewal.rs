@@ -71,6 +71,12 @@ impl Supervisor {
         is_new
     }
 
+    /// Records that worker `id` takes no requests, since its process does not answer. Until it begins one, it does not count
+    /// as idle. Returns whether it did before.
+    pub(crate) fn on_hung(&mut self, id: WorkerId) -> bool {
+        self.slot(id).is_some_and(|slot| !std::mem::replace(&mut slot.is_hung, true))
+    }
+
     /// Returns whether a worker was nominated since the last call, so that [`poll`](Self::poll) may return an action.
     pub(crate) fn take_nominated(&mut self) -> bool {
         std::mem::take(&mut self.has_nominated)

@@ -62,6 +62,7 @@ enum Unneeded {
 /// The number of workers in slots, by state.
 #[derive(Debug, Clone, Copy, Default)]
 struct Census {
+    /// Without those that take no requests.
     idle: usize,
     ready: usize,
     /// Starting, or about to be started.
@@ -205,7 +206,7 @@ impl Supervisor {
         for slot in &self.slots {
             census.ready += usize::from(slot.state.is_ready());
             match slot.state {
-                State::Idle { .. } => census.idle += 1,
+                State::Idle { .. } => census.idle += usize::from(!slot.is_hung),
                 State::Vacant { .. } | State::Starting { .. } => census.coming += 1,
                 State::Unused | State::Busy { .. } | State::Exiting { .. } => {}
             }

@@ -20,6 +20,8 @@ pub(super) struct Slot {
     old_at: Option<Instant>,
     /// Whether the worker has reached another limit.
     is_nominated: bool,
+    /// Whether the worker takes no requests, since its process does not answer.
+    pub(super) is_hung: bool,
     /// The time at which the worker last became ready or began a request, or the slot became vacant.
     pub(super) used_at: Instant,
     pub(super) successor: Successor,
@@ -45,6 +47,7 @@ impl Slot {
             is_restarting: false,
             old_at: None,
             is_nominated: false,
+            is_hung: false,
             used_at: now,
             successor: Successor { state: State::Vacant { start_at: now }, failures: 0 },
         }
@@ -67,6 +70,7 @@ impl Slot {
         self.ready_at = Some(now);
         self.old_at = old_at;
         self.is_nominated = false;
+        self.is_hung = false;
     }
 
     /// Makes the worker stop and start again, or the next one start at once.

@@ -173,6 +173,14 @@ impl Pool {
         is_new
     }
 
+    /// Records that worker `id` takes no requests, since its process does not answer.
+    #[cfg(feature = "process")]
+    pub(in super::super) fn on_hung(&self, id: WorkerId) {
+        if self.lock().supervisor.on_hung(id) {
+            self.alarm.notify_one(); // another worker may be needed
+        }
+    }
+
     /// Removes worker `id`, which takes no requests for a while, from the idle workers.
     #[cfg(feature = "process")]
     pub(in super::super) fn rest(&self, id: WorkerId) {

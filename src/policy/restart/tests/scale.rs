@@ -68,6 +68,23 @@ fn spare_workers_are_idle_beside_busy_ones() {
 }
 
 #[test]
+fn pool_grows_while_its_workers_hang_although_they_have_no_requests() {
+    let (mut supervisor, ids, now) = elastic(2, 8, 0);
+    supervisor.on_demand(2);
+    assert_eq!(starts(&mut supervisor, now), [], "two are idle");
+    assert!(ids.iter().all(|id| supervisor.on_hung(*id)) && !supervisor.on_hung(ids[0]));
+    assert_eq!(ready(&mut supervisor, now).len(), 2);
+    assert_eq!(starts(&mut supervisor, now), [], "two others are idle");
+    // One answers again, and takes a request.
+    supervisor.on_begin(ids[0], now, None);
+    supervisor.on_done(ids[0], false);
+    supervisor.on_demand(3);
+    assert_eq!(starts(&mut supervisor, now), []);
+    supervisor.on_demand(4);
+    assert_eq!(starts(&mut supervisor, now).len(), 1);
+}
+
+#[test]
 fn idle_workers_are_ended_down_to_the_minimum() {
     let (mut supervisor, _, now) = elastic(2, 6, 0);
     supervisor.on_demand(4);

@@ -90,6 +90,7 @@ impl Lane {
             if !health.is_hung() {
                 return;
             }
+            pool.on_hung(self.id);
             sleep(HUNG_PAUSE).await;
         }
     }
