@@ -157,7 +157,7 @@ pub(crate) struct Supervisor {
     config: Config,
     phase: Phase,
     has_failed_to_start: bool,
-    /// One for each worker of the maximum.
+    /// One for each worker, and those of workers that are not needed any more.
     slots: Vec<Slot>,
     /// Slots that need a worker.
     used: usize,
@@ -209,13 +209,11 @@ enum Phase {
 impl Supervisor {
     /// Creates a supervisor that starts all workers at `now`.
     pub(crate) fn new(config: Config, now: Instant) -> Self {
-        let max = config.scale.max.max(config.workers);
-        let slot = |n| if n < config.workers { Slot::vacant(now) } else { Slot::unused(now) };
         Self {
             config,
             phase: Phase::Starting,
             has_failed_to_start: false,
-            slots: (0..max).map(slot).collect(),
+            slots: (0..config.workers).map(|_| Slot::vacant(now)).collect(),
             used: config.workers,
             queued: 0,
             can_grow: false,

@@ -139,7 +139,7 @@ pub(super) struct Unanswered {
 
 impl Pool {
     pub(super) fn new(config: Config, queue: usize, queue_timeout: Duration) -> Arc<Self> {
-        let workers = config.workers.max(config.scale.max);
+        let workers = config.max_workers();
         let admitted = workers.saturating_add(queue).min(Semaphore::MAX_PERMITS);
         let state = State {
             queue: Queue::default(),

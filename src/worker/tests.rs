@@ -53,3 +53,24 @@ fn cause<E: std::error::Error + Clone + 'static>(error: &BoxError) -> E {
     let ours = Error::find(&**error).expect("an error of this crate");
     ours.source().and_then(|s| s.downcast_ref::<E>()).expect("this cause").clone()
 }
+
+/// The maximum time, or none.
+fn time(is_max: bool) -> Duration {
+    if is_max { Duration::MAX } else { Duration::ZERO }
+}
+
+fn count(is_max: bool) -> usize {
+    if is_max { usize::MAX } else { 0 }
+}
+
+fn number(is_max: bool) -> u64 {
+    if is_max { u64::MAX } else { 0 }
+}
+
+/// Checks that a response, or an error of a timeout or of a full queue, was returned.
+fn serves_or_refuses(answer: Result<Response, BoxError>) {
+    match answer {
+        Ok(response) => assert_eq!(response.status(), 200),
+        Err(error) => assert!(matches!(kind(&error), Kind::Overloaded | Kind::Timeout), "{error}"),
+    }
+}

@@ -33,6 +33,13 @@ pub(crate) struct Config {
     pub(crate) refork_after: Option<u64>,
 }
 
+impl Config {
+    /// Returns the maximum number of workers.
+    pub(crate) fn max_workers(&self) -> usize {
+        self.workers.max(self.scale.max)
+    }
+}
+
 /// When a slot whose workers keep failing is left empty for a long pause.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct GiveUp {

@@ -88,15 +88,17 @@ impl Supervisor {
             return;
         }
         let mut census = self.census();
-        while self.used + self.leaving.len() < self.slots.len()
+        while self.used + self.leaving.len() < self.config.max_workers()
             && census.coming < census.ready.max(1)
         {
             if census.idle + census.coming >= self.config.scale.spare.saturating_add(self.queued) {
                 self.can_grow = true;
                 return;
             }
-            let unused = self.slots.iter_mut().find(|slot| slot.is_unused());
-            *unused.expect("fewer are used than there are") = Slot::vacant(now);
+            match self.slots.iter_mut().find(|slot| slot.is_unused()) {
+                Some(unused) => *unused = Slot::vacant(now),
+                None => self.slots.push(Slot::vacant(now)),
+            }
             self.used += 1;
             census.coming += 1;
         }
@@ -197,7 +199,7 @@ impl Supervisor {
     /// Returns whether the number of workers may change. It does not during a reload, when both generations have the
     /// same number.
     fn is_scaling(&self) -> bool {
-        let is_elastic = self.slots.len() > self.config.workers;
+        let is_elastic = self.config.max_workers() > self.config.workers;
         is_elastic && self.phase == Phase::Running && self.reload.is_none()
     }
 

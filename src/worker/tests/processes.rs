@@ -368,3 +368,37 @@ async fn crash_again_and_again() {
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
+
+#[tokio::test]
+async fn pool_serves_or_refuses_with_extreme_settings() {
+    let settings: [fn(ProcessesBuilder, bool) -> ProcessesBuilder; 17] = [
+        |b, is_max| b.max_workers(count(is_max)),
+        |b, is_max| b.max_workers(3).spare_workers(count(is_max)),
+        |b, is_max| b.max_workers(3).spare_workers(1).idle_timeout(time(is_max)),
+        |b, is_max| b.queue(count(is_max)),
+        |b, is_max| b.queue_timeout(time(is_max)),
+        |b, is_max| b.request_timeout(time(is_max)),
+        |b, is_max| b.max_abandoned(count(is_max)),
+        |b, _| b.start_timeout(Duration::MAX),
+        |b, is_max| b.drain_timeout(time(is_max)),
+        |b, is_max| b.stop_timeout(time(is_max)),
+        |b, is_max| b.recycle_after(number(is_max), 0),
+        |b, is_max| b.recycle_after(number(is_max), u64::MAX),
+        |b, is_max| b.recycle_age(time(is_max)),
+        |b, is_max| b.recycle_memory(number(is_max)),
+        |b, is_max| b.recycle_after(1, 0).recycle_at_a_time(count(is_max)),
+        |b, is_max| b.health_check(time(is_max)),
+        |b, is_max| b.health_check(SHORT).health_timeout(time(is_max)),
+    ];
+    for (set, is_max) in settings.iter().flat_map(|set| [(set, true), (set, false)]) {
+        let pool = InProcesses::start_with(vec![], |b| set(b.workers(1), is_max)).unwrap();
+        for _ in 0..2 {
+            serves_or_refuses(pool.processes().clone().oneshot(get("/")).await);
+        }
+        pool.processes().reload().await.unwrap();
+        pool.shutdown().await;
+    }
+    // No process is ready at once.
+    let failed = InProcesses::start_with(vec![], |b| b.start_timeout(Duration::ZERO));
+    assert!(failed.err().unwrap().source().unwrap().is::<NotReady>());
+}

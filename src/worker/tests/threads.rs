@@ -304,3 +304,28 @@ async fn closed_pool_is_ready_to_refuse() {
     assert!(matches!(Service::<Request>::poll_ready(&mut handle, cx), Poll::Ready(Ok(()))));
     assert_eq!(cause::<Closed>(&handle.call(get("/")).await.unwrap_err()), Closed);
 }
+
+#[tokio::test]
+async fn pool_serves_or_refuses_with_extreme_settings() {
+    type Builder = ThreadsBuilder<axum::Router>;
+    let settings: [fn(Builder, bool) -> Builder; 10] = [
+        |b, is_max| b.max_workers(count(is_max)),
+        |b, is_max| b.max_workers(3).spare_workers(count(is_max)),
+        |b, is_max| b.max_workers(3).spare_workers(1).idle_timeout(time(is_max)),
+        |b, is_max| b.queue(count(is_max)),
+        |b, is_max| b.queue_timeout(time(is_max)),
+        |b, is_max| b.request_timeout(time(is_max)),
+        |b, is_max| b.max_abandoned(count(is_max)),
+        |b, is_max| b.recycle_after(number(is_max), 0),
+        |b, is_max| b.recycle_after(number(is_max), u64::MAX),
+        |b, is_max| b.recycle_age(time(is_max)),
+    ];
+    for (set, is_max) in settings.iter().flat_map(|set| [(set, true), (set, false)]) {
+        let app = || axum::Router::new().route("/", axum::routing::get(|| async { "served" }));
+        let threads = set(threads(2, app), is_max).start().unwrap();
+        for _ in 0..3 {
+            serves_or_refuses(threads.clone().oneshot(get("/")).await);
+        }
+        threads.shutdown(LONG).await.unwrap();
+    }
+}
