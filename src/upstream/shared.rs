@@ -10,9 +10,12 @@ use std::{
 };
 
 use http::{Request, Response, uri};
-use tokio::runtime::{Handle, Id};
+use tokio::{
+    runtime::{Handle, Id},
+    sync::oneshot,
+};
 
-use self::runtime_pool::{Checkout, RuntimePool};
+use self::runtime_pool::{Checkout, Connecting, RuntimePool};
 use super::{
     error::{AttemptError, AttemptErrorKind, Unreachable},
     pooled::PoolExhausted,
@@ -118,18 +121,40 @@ fn is_graceful_end(error: &h2::Error) -> bool {
     error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
 }
 
-/// Returns a connection with a free stream, or opens one within the connect timeout. At the maximum number of connections
-/// it waits for one, at most until the request's deadline. Returns `None` if the server selects HTTP/1.1.
+/// Returns a connection with a free stream, or opens one, at most until the request's deadline. Returns `None` if the
+/// server selects HTTP/1.1.
 async fn connect(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     pool: &Arc<RuntimePool>,
     deadline: Option<Instant>,
 ) -> Result<Option<Connection>, AttemptError> {
+    let mut is_opening = false;
+    let connected = checkout_or_open(shared, pool, &mut is_opening);
+    let Some(deadline) = deadline else { return connected.await };
+    if deadline <= clock::now() {
+        return Err(too_late().excuse_endpoint());
+    }
+    match tokio::time::timeout_at(deadline.into(), connected).await {
+        Ok(result) => result,
+        Err(_) if is_opening || pool.awaits_settings(shared.http1.config()) => Err(too_late()),
+        // The request has waited for others.
+        Err(_) => Err(too_late().excuse_endpoint()),
+    }
+}
+
+/// Returns a connection with a free stream, or opens one within the connect timeout. At the maximum number of connections
+/// it waits for one, at most for the queue timeout. `is_opening` is true while it waits for
+/// the connection that it opens. Returns `None` if the server selects HTTP/1.1.
+async fn checkout_or_open(
+    shared: &Arc<Shared>,
+    pool: &Arc<RuntimePool>,
+    is_opening: &mut bool,
+) -> Result<Option<Connection>, AttemptError> {
     let config = shared.http1.config();
-    let connected = async {
-        let error = match pool.checkout(config).await.map_err(exhausted)? {
+    let error = loop {
+        match pool.checkout(config).await.map_err(exhausted)? {
             Checkout::Open(connection) => return Ok(Some(connection)),
-            Checkout::Failed(error) => error,
+            Checkout::Failed(error) => break error,
             // The first request on the connection tells whether the server has failed.
             Checkout::Ended(error) => {
                 let source = Unreachable::into_error(shared.http1.address.clone(), error);
@@ -142,33 +167,52 @@ async fn connect(
             // Another request has learned it.
             Checkout::Connect(_) if shared.http1_choice.is_made() => return Ok(None),
             Checkout::Connect(connecting) => {
-                let opened = tokio::time::timeout(config.connect_timeout, open(shared, pool));
-                match opened.await {
-                    Ok(Ok(connection)) => return Ok(connection),
-                    Ok(Err(error)) => connecting.fail(error),
-                    Err(_) => connecting.fail(io::ErrorKind::TimedOut.into()),
+                let opened = spawn_open(shared.clone(), connecting);
+                *is_opening = true;
+                let opened = match pool.checkout_until(config, opened).await {
+                    Ok(connection) => return Ok(Some(connection)),
+                    Err(opened) => opened,
+                };
+                *is_opening = false;
+                match opened {
+                    Ok(Ok(Opened::Http2)) => {}
+                    Ok(Ok(Opened::Http1)) => return Ok(None),
+                    Ok(Err(error)) => break error,
+                    Err(_) => break Arc::new(io::ErrorKind::ConnectionAborted.into()), // it has panicked
                 }
             }
-        };
-        // An error of its own, with the code of the system call.
-        let source = match error.raw_os_error() {
-            Some(code) => io::Error::from_raw_os_error(code),
-            None => io::Error::new(error.kind(), error),
-        };
-        Err(Unreachable::into_attempt_error(shared.http1.address.clone(), source))
-    };
-    let Some(deadline) = deadline else { return connected.await };
-    if deadline <= clock::now() {
-        return Err(too_late().excuse_endpoint());
-    }
-    match tokio::time::timeout_at(deadline.into(), connected).await {
-        Ok(result) => result,
-        // The request has waited for others.
-        Err(_) if !pool.awaits_settings(config) && pool.is_full(config) => {
-            Err(too_late().excuse_endpoint())
         }
-        Err(_) => Err(too_late()),
-    }
+    };
+    // An error of its own, with the code of the system call.
+    let source = match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error),
+    };
+    Err(Unreachable::into_attempt_error(shared.http1.address.clone(), source))
+}
+
+/// The protocol of a connection that was opened.
+enum Opened {
+    Http1,
+    /// The connection was added to the pool.
+    Http2,
+}
+
+/// Opens a connection within the connect timeout, in a task: it continues if the request uses a stream of another connection
+/// that is freed meanwhile, or is cancelled.
+fn spawn_open(
+    shared: Arc<Shared>,
+    mut connecting: Connecting,
+) -> oneshot::Receiver<Result<Opened, Arc<io::Error>>> {
+    let (sender, receiver) = oneshot::channel();
+    Handle::current().spawn(async move {
+        let opened = open(&shared, connecting.pool());
+        let opened = tokio::time::timeout(shared.http1.config().connect_timeout, opened).await;
+        let opened = opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        // Before the lock is released, so that this request is woken before those that wait for the lock.
+        let _ = sender.send(opened.map_err(|error| connecting.fail(error)));
+    });
+    receiver
 }
 
 /// Returns the error of a request whose deadline has passed.
@@ -177,12 +221,12 @@ fn too_late() -> AttemptError {
     AttemptError::new(AttemptErrorKind::Timeout, Delivery::NotSent, cause)
 }
 
-/// Opens a connection for its first request.
-async fn open(shared: &Shared, pool: &Arc<RuntimePool>) -> io::Result<Option<Connection>> {
+/// Opens a connection, and adds it to the pool if the server selects HTTP/2.
+async fn open(shared: &Shared, pool: &Arc<RuntimePool>) -> io::Result<Opened> {
     let stream = shared.connector.connect().await?;
     if shared.scheme == Scheme::Https && tls::alpn(&stream) != Some(b"h2") {
         shared.http1_choice.make();
-        return Ok(None);
+        return Ok(Opened::Http1);
     }
     let scheme = match shared.scheme {
         Scheme::Https => uri::Scheme::HTTPS,
@@ -191,8 +235,8 @@ async fn open(shared: &Shared, pool: &Arc<RuntimePool>) -> io::Result<Option<Con
     let limits = shared.http1.protocol.limits.clone();
     let (connection, driver) = handshake(stream, scheme, limits).await?;
     let driver = driver.budget(shared.budget.clone());
-    pool.add(connection.clone(), driver, shared.http1.config().idle_timeout);
-    Ok(Some(connection))
+    pool.add(connection, driver, shared.http1.config().idle_timeout);
+    Ok(Opened::Http2)
 }
 
 /// Converts the error of a request that has waited for a connection until its timeout.

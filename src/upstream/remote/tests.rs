@@ -2,6 +2,8 @@
 
 mod exhaustion;
 mod judgement;
+#[cfg(feature = "h2")]
+mod opening;
 mod pool;
 
 use std::time::Duration;

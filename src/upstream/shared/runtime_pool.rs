@@ -13,7 +13,7 @@ use std::{
 
 use tokio::{
     runtime::Handle,
-    sync::{MutexGuard, Notify},
+    sync::{Notify, OwnedMutexGuard},
 };
 
 use super::lock;
@@ -33,7 +33,7 @@ pub(super) struct RuntimePool {
     open: Mutex<Vec<OpenConnection>>,
     /// Held while a connection is being opened, so that a burst of requests opens only one. It contains the error of the
     /// last failure.
-    connecting: tokio::sync::Mutex<Option<Arc<io::Error>>>,
+    connecting: Arc<tokio::sync::Mutex<Option<Arc<io::Error>>>>,
     /// The number of failures to open a connection. Changed only while `connecting` is held.
     failures: AtomicUsize,
     /// Notified when a request or a connection has ended, and when the SETTINGS of a connection have been received.
@@ -53,11 +53,11 @@ struct OpenConnection {
 }
 
 /// The result of [`RuntimePool::checkout`].
-pub(super) enum Checkout<'a> {
+pub(super) enum Checkout {
     /// An open connection with a free stream.
     Open(Connection),
-    /// The caller must open a connection, and holds the lock meanwhile.
-    Connect(Connecting<'a>),
+    /// The caller must open a connection, and hold the lock meanwhile.
+    Connect(Connecting),
     /// The connection for which this request waited could not be opened.
     Failed(Arc<io::Error>),
     /// Two connections for whose SETTINGS this request waited ended without them.
@@ -65,14 +65,19 @@ pub(super) enum Checkout<'a> {
 }
 
 /// The lock for opening a connection.
-pub(super) struct Connecting<'a> {
-    pool: &'a RuntimePool,
-    last_error: MutexGuard<'a, Option<Arc<io::Error>>>,
+pub(super) struct Connecting {
+    pool: Arc<RuntimePool>,
+    last_error: OwnedMutexGuard<Option<Arc<io::Error>>>,
 }
 
-impl Connecting<'_> {
+impl Connecting {
+    /// Returns the pool of the connection.
+    pub(super) fn pool(&self) -> &Arc<RuntimePool> {
+        &self.pool
+    }
+
     /// Records a failure, which all requests that wait for this lock share.
-    pub(super) fn fail(mut self, error: io::Error) -> Arc<io::Error> {
+    pub(super) fn fail(&mut self, error: io::Error) -> Arc<io::Error> {
         let error = Arc::new(error);
         *self.last_error = Some(error.clone());
         self.pool.failures.fetch_add(1, Ordering::Relaxed);
@@ -102,12 +107,14 @@ impl RuntimePool {
 
     /// Returns the oldest connection with a free stream, so that others become idle, and counts the request. A connection
     /// that has reached its maximum age or number of requests is removed: it ends after its requests in flight.
+    /// The first request may come at any age.
     pub(super) fn try_checkout(&self, config: &PoolConfig) -> Option<Connection> {
         let now = clock::now();
         let mut all = lock(&self.open);
         all.retain(|open| {
             let is_young = now.saturating_duration_since(open.opened) < config.max_age;
-            !open.connection.is_closed() && is_young && open.requests < config.max_requests
+            let is_reusable = is_young && open.requests < config.max_requests;
+            !open.connection.is_closed() && (is_reusable || open.requests == 0)
         });
         let open = all.iter_mut().find(|open| open.connection.has_room())?;
         open.requests += 1;
@@ -172,9 +179,9 @@ impl RuntimePool {
     /// # Errors
     /// At the maximum number of connections: more requests wait than may, or the queue timeout has passed.
     pub(super) async fn checkout(
-        &self,
+        self: &Arc<Self>,
         config: &PoolConfig,
-    ) -> Result<Checkout<'_>, PoolExhausted> {
+    ) -> Result<Checkout, PoolExhausted> {
         let is_full = || self.is_full(config);
         let mut waiter = None;
         let mut has_ended = false;
@@ -207,13 +214,13 @@ impl RuntimePool {
                 }
             }
             if !is_full() {
-                let last_error = match self.connecting.try_lock() {
+                let last_error = match self.connecting.clone().try_lock_owned() {
                     Ok(last_error) => last_error,
                     Err(_) => {
                         Waiter::begin(&mut waiter, self);
                         tokio::select! {
                             biased;
-                            last_error = self.connecting.lock() => last_error,
+                            last_error = self.connecting.clone().lock_owned() => last_error,
                             () = freed.as_mut() => continue, // a stream may be free before the new connection is open
                         }
                     }
@@ -230,7 +237,7 @@ impl RuntimePool {
                     return Ok(Checkout::Failed(error.clone()));
                 }
                 if !is_full() {
-                    return Ok(Checkout::Connect(Connecting { pool: self, last_error }));
+                    return Ok(Checkout::Connect(Connecting { pool: self.clone(), last_error }));
                 }
             }
             Waiter::begin(&mut waiter, self).wait_in_queue(config, freed).await?;
@@ -238,7 +245,29 @@ impl RuntimePool {
         }
     }
 
-    /// Adds a connection, with its first request, and drives it in a task until it has been idle for `idle_timeout`.
+    /// Waits for a connection with a free stream until `end`, whose output it returns as the error.
+    pub(super) async fn checkout_until<T>(
+        &self,
+        config: &PoolConfig,
+        end: impl Future<Output = T>,
+    ) -> Result<Connection, T> {
+        let mut end = pin!(end);
+        loop {
+            // Before the check, so that no notification after it is missed.
+            let mut freed = pin!(self.freed.notified());
+            freed.as_mut().enable();
+            if let Some(connection) = self.try_checkout(config) {
+                return Ok(connection);
+            }
+            tokio::select! {
+                biased;
+                output = end.as_mut() => return Err(output),
+                () = freed => {}
+            }
+        }
+    }
+
+    /// Adds a connection, and drives it in a task until it has been idle for `idle_timeout`.
     pub(super) fn add<I: Io + 'static>(
         self: &Arc<Self>,
         connection: Connection,
@@ -249,7 +278,7 @@ impl RuntimePool {
         // The task has no handle of the connection, so that a removed connection ends after its last request.
         let activity = connection.activity();
         let opened = clock::now();
-        lock(&self.open).push(OpenConnection { connection, opened, requests: 1 });
+        lock(&self.open).push(OpenConnection { connection, opened, requests: 0 });
         let pool = Arc::downgrade(self);
         Handle::current().spawn(async move {
             drive(&pool, &activity, driver, idle_timeout).await;

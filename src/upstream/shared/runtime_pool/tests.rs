@@ -19,6 +19,7 @@ use crate::{
 };
 
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const SEC: Duration = Duration::from_secs(1);
 
 /// Sends a request, which counts as in flight from now on.
 fn get(connection: Connection) -> Exchange {
@@ -210,8 +211,18 @@ async fn request_behind_a_silent_connection_takes_a_stream_that_is_freed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn connection_that_no_request_has_used_is_closed_when_it_is_idle() {
+    let pool = Arc::new(RuntimePool::default());
+    let (near, _far) = tokio::io::duplex(1 << 16);
+    let (connection, driver) =
+        handshake(near, Scheme::HTTP, Arc::new(Limits::default())).await.unwrap();
+    pool.add(connection, driver, IDLE_TIMEOUT);
+    tokio::time::sleep(IDLE_TIMEOUT + SEC).await;
+    assert_eq!(pool.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn request_outlives_one_connection_that_ends_without_settings() {
-    const SEC: Duration = Duration::from_secs(1);
     let pool = Arc::new(RuntimePool::default());
     let config = PoolConfig::new();
     let (_first, far) = add_silent(&pool).await;
