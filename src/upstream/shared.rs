@@ -142,8 +142,8 @@ async fn connect(
     }
 }
 
-/// Returns a connection with a free stream, or opens one within the connect timeout. At the maximum number of connections
-/// it waits for one, at most for the queue timeout. `is_opening` is true while it waits for
+/// Returns a connection with a free stream, or opens one within the connect timeout. While other requests open one, and
+/// at the maximum number of connections, it waits, at most for the queue timeout. `is_opening` is true while it waits for
 /// the connection that it opens. Returns `None` if the server selects HTTP/1.1.
 async fn checkout_or_open(
     shared: &Arc<Shared>,
@@ -151,8 +151,9 @@ async fn checkout_or_open(
     is_opening: &mut bool,
 ) -> Result<Option<Connection>, AttemptError> {
     let config = shared.http1.config();
+    let mut since = None;
     let error = loop {
-        match pool.checkout(config).await.map_err(exhausted)? {
+        match pool.checkout(config, &mut since).await.map_err(exhausted)? {
             Checkout::Open(connection) => return Ok(Some(connection)),
             Checkout::Failed(error) => break error,
             // The first request on the connection tells whether the server has failed.
@@ -167,6 +168,7 @@ async fn checkout_or_open(
             // Another request has learned it.
             Checkout::Connect(_) if shared.http1_choice.is_made() => return Ok(None),
             Checkout::Connect(connecting) => {
+                since.get_or_insert_with(clock::now);
                 let opened = spawn_open(shared.clone(), connecting);
                 *is_opening = true;
                 let opened = match pool.checkout_until(config, opened).await {

@@ -176,6 +176,10 @@ impl PoolConfig {
     }
 
     /// Sets how long a request may wait for a connection. Defaults to [`QUEUE_TIMEOUT`].
+    ///
+    /// Over HTTP/2 that includes the time in which other requests open connections. A connection that is being opened at
+    /// the timeout is awaited, up to the [`connect_timeout`](Self::connect_timeout), so that the request fails with its
+    /// error if the server does not answer.
     #[must_use]
     pub fn queue_timeout(mut self, timeout: Duration) -> Self {
         self.queue_timeout = timeout;

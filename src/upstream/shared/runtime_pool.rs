@@ -176,11 +176,16 @@ impl RuntimePool {
     /// it returns the error: otherwise requests to a server that does not answer would wait for the timeout one after
     /// another. The wait survives the end of one connection without SETTINGS, but not of a second one.
     ///
+    /// `since` is the begin of the request's first wait, which is set here; `None` before it.
+    ///
     /// # Errors
-    /// At the maximum number of connections: more requests wait than may, or the queue timeout has passed.
+    /// More requests wait at the maximum number of connections than may, or the queue timeout has passed. It does not end
+    /// the wait for a connection that is being opened, or for its SETTINGS, so that the failure of a server that does not
+    /// answer is returned; but no wait for another connection begins after it.
     pub(super) async fn checkout(
         self: &Arc<Self>,
         config: &PoolConfig,
+        since: &mut Option<Instant>,
     ) -> Result<Checkout, PoolExhausted> {
         let is_full = || self.is_full(config);
         let mut waiter = None;
@@ -194,7 +199,7 @@ impl RuntimePool {
                 return Ok(Checkout::Open(connection));
             }
             if let Some(settings) = self.next_settings(config) {
-                Waiter::begin(&mut waiter, self);
+                Waiter::begin(&mut waiter, self, since);
                 let result = tokio::select! {
                     biased;
                     result = settings => result,
@@ -213,11 +218,16 @@ impl RuntimePool {
                     }
                 }
             }
+            let is_late =
+                |since| clock::now().saturating_duration_since(since) >= config.queue_timeout;
+            if since.is_some_and(is_late) {
+                return Err(PoolExhausted::Timeout(config.queue_timeout));
+            }
             if !is_full() {
                 let last_error = match self.connecting.clone().try_lock_owned() {
                     Ok(last_error) => last_error,
                     Err(_) => {
-                        Waiter::begin(&mut waiter, self);
+                        Waiter::begin(&mut waiter, self, since);
                         tokio::select! {
                             biased;
                             last_error = self.connecting.clone().lock_owned() => last_error,
@@ -240,7 +250,7 @@ impl RuntimePool {
                     return Ok(Checkout::Connect(Connecting { pool: self.clone(), last_error }));
                 }
             }
-            Waiter::begin(&mut waiter, self).wait_in_queue(config, freed).await?;
+            Waiter::begin(&mut waiter, self, since).wait_in_queue(config, freed).await?;
             failures = self.failures.load(Ordering::Relaxed);
         }
     }
@@ -320,16 +330,23 @@ async fn drive<I: Io>(
 /// Counts a waiting request until it is dropped.
 struct Waiter<'a> {
     pool: &'a RuntimePool,
-    /// The time since which it waits because the maximum number of connections is open.
-    queued: Option<Instant>,
+    /// The begin of the request's first wait.
+    since: Instant,
+    /// Whether it counts as one that waits because the maximum number of connections is open.
+    is_queued: bool,
 }
 
 impl<'a> Waiter<'a> {
-    /// Counts the request, unless it is counted.
-    fn begin<'w>(waiter: &'w mut Option<Self>, pool: &'a RuntimePool) -> &'w mut Self {
+    /// Counts the request, unless it is counted. Sets `since` if this is its first wait.
+    fn begin<'w>(
+        waiter: &'w mut Option<Self>,
+        pool: &'a RuntimePool,
+        since: &mut Option<Instant>,
+    ) -> &'w mut Self {
         waiter.get_or_insert_with(|| {
             pool.waiting.fetch_add(1, Ordering::Relaxed);
-            Self { pool, queued: None }
+            let since = *since.get_or_insert_with(clock::now);
+            Self { pool, since, is_queued: false }
         })
     }
 
@@ -342,18 +359,15 @@ impl<'a> Waiter<'a> {
         config: &PoolConfig,
         freed: impl Future<Output = ()>,
     ) -> Result<(), PoolExhausted> {
-        let since = match self.queued {
-            Some(since) => since,
-            None => {
-                let max = config.max_queued;
-                if self.pool.queued.fetch_add(1, Ordering::Relaxed) >= max {
-                    self.pool.queued.fetch_sub(1, Ordering::Relaxed);
-                    return Err(PoolExhausted::QueueFull(max));
-                }
-                *self.queued.insert(clock::now())
+        if !self.is_queued {
+            let max = config.max_queued;
+            if self.pool.queued.fetch_add(1, Ordering::Relaxed) >= max {
+                self.pool.queued.fetch_sub(1, Ordering::Relaxed);
+                return Err(PoolExhausted::QueueFull(max));
             }
-        };
-        match since.checked_add(config.queue_timeout) {
+            self.is_queued = true;
+        }
+        match self.since.checked_add(config.queue_timeout) {
             None => freed.await,
             Some(deadline) => tokio::time::timeout_at(deadline.into(), freed)
                 .await
@@ -366,7 +380,7 @@ impl<'a> Waiter<'a> {
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         self.pool.waiting.fetch_sub(1, Ordering::Relaxed);
-        if self.queued.is_some() {
+        if self.is_queued {
             self.pool.queued.fetch_sub(1, Ordering::Relaxed);
         }
     }

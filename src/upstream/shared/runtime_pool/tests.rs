@@ -21,6 +21,11 @@ use crate::{
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const SEC: Duration = Duration::from_secs(1);
 
+/// Does the same as [`RuntimePool::checkout`] for a request that has not waited.
+async fn checkout(pool: &Arc<RuntimePool>, config: &PoolConfig) -> Result<Checkout, PoolExhausted> {
+    pool.checkout(config, &mut None).await
+}
+
 /// Sends a request, which counts as in flight from now on.
 fn get(connection: Connection) -> Exchange {
     connection.exchange(Request::get("/").header("host", "a").body(Body::empty()).unwrap())
@@ -127,14 +132,14 @@ async fn requests_share_the_failure_of_a_server_that_sends_no_settings() {
     let (_first, _far) = add_silent(&pool).await;
     let config = PoolConfig::new().max_connections(1);
     let began = tokio::time::Instant::now();
-    let (one, two) = tokio::join!(pool.checkout(&config), pool.checkout(&config));
+    let (one, two) = tokio::join!(checkout(&pool, &config), checkout(&pool, &config));
     for checkout in [one, two] {
         let Ok(Checkout::Failed(error)) = checkout else { panic!("the server is silent") };
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
     assert_eq!(began.elapsed(), CONNECT_TIMEOUT);
     assert_eq!(pool.len(), 0, "its first request may wait longer");
-    let next = pool.checkout(&config).await;
+    let next = checkout(&pool, &config).await;
     assert!(matches!(next, Ok(Checkout::Connect(_))));
 }
 
@@ -143,7 +148,7 @@ async fn request_that_comes_after_the_timeout_of_a_silent_connection_opens_anoth
     let pool = Arc::new(RuntimePool::default());
     let (_first, _far) = add_silent(&pool).await;
     tokio::time::advance(CONNECT_TIMEOUT).await;
-    let next = pool.checkout(&PoolConfig::new().max_connections(1)).await;
+    let next = checkout(&pool, &PoolConfig::new().max_connections(1)).await;
     assert!(matches!(next, Ok(Checkout::Connect(_))));
 }
 
@@ -182,9 +187,9 @@ async fn request_behind_one_that_connects_takes_a_stream_that_is_freed() {
     let (pool, answer) = (Arc::new(RuntimePool::default()), Arc::new(Notify::new()));
     let first = add_single(&pool, &answer).await;
     let config = PoolConfig::new();
-    let connecting = pool.checkout(&config).await;
+    let connecting = checkout(&pool, &config).await;
     assert!(matches!(connecting, Ok(Checkout::Connect(_))), "the only stream is in use");
-    let mut waiting = pin!(pool.checkout(&config));
+    let mut waiting = pin!(checkout(&pool, &config));
     let early = tokio::time::timeout(Duration::from_secs(1), &mut waiting).await;
     assert!(early.is_err(), "another request connects");
     answer.notify_one();
@@ -198,16 +203,49 @@ async fn request_behind_a_silent_connection_takes_a_stream_that_is_freed() {
     let (pool, answer) = (Arc::new(RuntimePool::default()), Arc::new(Notify::new()));
     let first = add_single(&pool, &answer).await;
     let config = PoolConfig::new();
-    let connecting = pool.checkout(&config).await;
+    let connecting = checkout(&pool, &config).await;
     assert!(matches!(connecting, Ok(Checkout::Connect(_))), "the only stream is in use");
     let _silent = add_silent(&pool).await;
     drop(connecting);
-    let mut waiting = pin!(pool.checkout(&config));
+    let mut waiting = pin!(checkout(&pool, &config));
     let early = tokio::time::timeout(Duration::from_secs(1), &mut waiting).await;
     assert!(early.is_err(), "it waits for the SETTINGS of the second connection");
     answer.notify_one();
     first.await.unwrap().unwrap();
     assert!(matches!(waiting.await, Ok(Checkout::Open(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn queue_timeout_includes_the_wait_for_connections_that_others_open() {
+    let (pool, answer) = (Arc::new(RuntimePool::default()), Arc::new(Notify::new()));
+    let _first = add_single(&pool, &answer).await;
+    let config = PoolConfig::new().queue_timeout(2 * SEC);
+    let connecting = checkout(&pool, &config).await;
+    assert!(matches!(connecting, Ok(Checkout::Connect(_))), "the only stream is in use");
+    let mut waiting = pin!(checkout(&pool, &config));
+    let early = tokio::time::timeout(3 * SEC, &mut waiting).await;
+    assert!(early.is_err(), "the connection that is being opened is awaited");
+    let _second = add_single(&pool, &answer).await;
+    let end = tokio::time::timeout(SEC, waiting).await.expect("no other one is awaited");
+    assert!(matches!(end, Err(PoolExhausted::Timeout(_))));
+    drop(connecting);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failure_of_a_server_is_returned_to_requests_beyond_their_queue_timeout() {
+    let pool = Arc::new(RuntimePool::default());
+    let config = PoolConfig::new().queue_timeout(SEC);
+    let Ok(Checkout::Connect(mut connecting)) = checkout(&pool, &config).await else {
+        panic!("there is no connection")
+    };
+    let mut waiting = pin!(checkout(&pool, &config));
+    assert!(tokio::time::timeout(2 * SEC, &mut waiting).await.is_err(), "it is being opened");
+    connecting.fail(io::ErrorKind::TimedOut.into());
+    drop(connecting);
+    assert!(matches!(waiting.await, Ok(Checkout::Failed(_))));
+    // The same for a connection without SETTINGS.
+    let (_first, _far) = add_silent(&pool).await;
+    assert!(matches!(checkout(&pool, &config).await, Ok(Checkout::Failed(_))));
 }
 
 #[tokio::test(start_paused = true)]
@@ -226,7 +264,7 @@ async fn request_outlives_one_connection_that_ends_without_settings() {
     let pool = Arc::new(RuntimePool::default());
     let config = PoolConfig::new();
     let (_first, far) = add_silent(&pool).await;
-    let (mut one, mut two) = (pin!(pool.checkout(&config)), pin!(pool.checkout(&config)));
+    let (mut one, mut two) = (pin!(checkout(&pool, &config)), pin!(checkout(&pool, &config)));
     let both = async { tokio::join!(one.as_mut(), two.as_mut()) };
     assert!(tokio::time::timeout(SEC, both).await.is_err(), "they wait for the SETTINGS");
     drop(far);
@@ -242,13 +280,13 @@ async fn request_outlives_one_connection_that_ends_without_settings() {
 async fn request_counts_while_another_opens_its_connection() {
     let pool = Arc::new(RuntimePool::default());
     let config = PoolConfig::new().max_connections(2).max_queued(0);
-    let connecting = pool.checkout(&config).await;
+    let connecting = checkout(&pool, &config).await;
     assert!(matches!(connecting, Ok(Checkout::Connect(_))));
     assert_eq!(pool.waiting(), 0);
     // While the connection is being opened, and while it has no SETTINGS.
     let mut silent = None;
     for _ in 0..2 {
-        let mut waiting = Box::pin(pool.checkout(&config));
+        let mut waiting = Box::pin(checkout(&pool, &config));
         let early = tokio::time::timeout(Duration::from_secs(1), &mut waiting).await;
         assert!(early.is_err(), "it waits, outside of the queue");
         assert_eq!(pool.waiting(), 1);
