@@ -177,7 +177,12 @@ async fn checkout_or_open(
                 };
                 *is_opening = false;
                 match opened {
-                    Ok(Ok(Opened::Http2)) => {}
+                    // The server has ended it at once: the request fails as on any connection that has ended. Another one
+                    // would end, too.
+                    Ok(Ok(Opened::Http2(connection))) if connection.is_closed() => {
+                        return Ok(Some(connection));
+                    }
+                    Ok(Ok(Opened::Http2(_))) => {} // other requests have its streams
                     Ok(Ok(Opened::Http1)) => return Ok(None),
                     Ok(Err(error)) => break error,
                     Err(_) => break Arc::new(io::ErrorKind::ConnectionAborted.into()), // it has panicked
@@ -197,7 +202,7 @@ async fn checkout_or_open(
 enum Opened {
     Http1,
     /// The connection was added to the pool.
-    Http2,
+    Http2(Connection),
 }
 
 /// Opens a connection within the connect timeout, in a task: it continues if the request uses a stream of another connection
@@ -237,8 +242,8 @@ async fn open(shared: &Shared, pool: &Arc<RuntimePool>) -> io::Result<Opened> {
     let limits = shared.http1.protocol.limits.clone();
     let (connection, driver) = handshake(stream, scheme, limits).await?;
     let driver = driver.budget(shared.budget.clone());
-    pool.add(connection, driver, shared.http1.config().idle_timeout);
-    Ok(Opened::Http2)
+    pool.add(connection.clone(), driver, shared.http1.config().idle_timeout);
+    Ok(Opened::Http2(connection))
 }
 
 /// Converts the error of a request that has waited for a connection until its timeout.

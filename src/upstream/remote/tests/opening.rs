@@ -101,3 +101,22 @@ async fn deadline_in_the_wait_for_a_connection_is_a_failure_only_for_the_request
     let error = endpoint.clone().oneshot(get()).await.unwrap_err();
     assert_eq!(error.kind(), AttemptErrorKind::Unreachable);
 }
+
+#[tokio::test]
+async fn request_to_a_server_that_ends_each_connection_fails_after_one() {
+    let (listener, address) = listen().await;
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = accepted.clone();
+    tokio::spawn(async move {
+        loop {
+            drop(listener.accept().await.unwrap());
+            count.fetch_add(1, SeqCst);
+        }
+    });
+    let remote = Remote::builder(ServerAddress::new(Scheme::Http2, address)).build();
+    for requests in 1..=20 {
+        let error = within(remote.clone().oneshot(get())).await.unwrap_err();
+        assert_ne!(error.kind(), AttemptErrorKind::Busy);
+        assert_eq!(accepted.load(SeqCst), requests);
+    }
+}
