@@ -35,7 +35,12 @@ mod misdirected;
 mod output;
 pub(crate) mod per_client;
 mod read_ahead;
-#[cfg(any(feature = "hyper", feature = "process", feature = "upstream"))]
+#[cfg(any(
+    feature = "hyper",
+    feature = "process",
+    feature = "upstream",
+    all(test, feature = "h2")
+))]
 #[cfg_attr(
     not(feature = "upstream"),
     allow(dead_code, unreachable_pub, reason = "only upstreams use all of it")
