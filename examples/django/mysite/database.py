@@ -34,4 +34,6 @@ def from_url(url):
         "PORT": parts.port or "",
         "OPTIONS": dict(parse_qsl(parts.query)),
         "CONN_MAX_AGE": 60,
+        # A connection that a restart of the server has ended is opened again. Otherwise the next request fails.
+        "CONN_HEALTH_CHECKS": True,
     }
