@@ -44,7 +44,7 @@ pub const MIN_TOKEN: usize = 16;
 /// |---|---|
 /// | `?url=https://example.com/news` | all variants of a URL |
 /// | `?key=https://example.com/news` | the same, by the text of its [key](super::Key::as_str) |
-/// | `?prefix=https://example.com/news/` | all URLs with this prefix |
+/// | `?prefix=https://example.com/news/` | all URLs with this prefix, in any spelling; it must have a scheme and a host |
 /// | `?group=front-page` | all responses of a [group](CacheHandle::invalidate) |
 /// | `?all` | everything |
 ///
@@ -107,7 +107,8 @@ impl PurgeService {
             return Err(StatusCode::METHOD_NOT_ALLOWED);
         }
         let query = uri.query().unwrap_or_default();
-        Command::parse(query, &self.cache).ok_or(StatusCode::BAD_REQUEST)
+        let command = Command::parse(query, &self.cache);
+        command.and_then(Command::with_url_prefix).ok_or(StatusCode::BAD_REQUEST)
     }
 }
 

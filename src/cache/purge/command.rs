@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use http::Uri;
+
 use super::super::{
     handle::CacheHandle,
     key::{Key, MAX_KEY},
@@ -54,6 +56,20 @@ impl Command {
             }
         }
         Some(Self { scope: scope?, purge, waits })
+    }
+
+    /// Replaces a prefix of a URL by that of the keys; `None` if no URL has this prefix.
+    pub(super) fn with_url_prefix(mut self) -> Option<Self> {
+        if let CommandScope::Prefix(prefix) = &mut self.scope {
+            let (path, query) = match prefix.split_once('?') {
+                Some((path, query)) => (path, Some(query)),
+                None => (prefix.as_str(), None),
+            };
+            let url: Uri = path.parse().ok()?;
+            *prefix = Key::new(url.scheme_str()?, url.authority()?.as_str(), url.path(), query)?
+                .to_string();
+        }
+        Some(self)
     }
 
     /// Returns the query, without `wait`.
