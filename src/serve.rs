@@ -160,8 +160,9 @@ impl<S> Serve<S> {
     /// awaited.
     ///
     /// Raises the soft limit of open files of this process (`RLIMIT_NOFILE`), as far as its hard limit permits, to four
-    /// for each [connection](Self::connections) and 1,024 others. If it is below two for each, the maximum number of
-    /// connections is half of the limit: the other half is for files and connections to other servers.
+    /// for each [connection](Self::connections) and 1,024 others. If that is too few, the maximum number of connections is
+    /// three eighths of the limit: as many are for connections to other servers, and the rest is for files, workers and the
+    /// program itself.
     ///
     /// # Errors
     /// An address that cannot be parsed, resolved or bound; zero threads or connections.
@@ -188,7 +189,7 @@ impl<S> Serve<S> {
 /// Returns the number of connections for which the process may open enough files.
 fn within_open_files(connections: usize) -> usize {
     let limit = raise_open_files(connections);
-    let most = (limit / 2).max(1);
+    let most = (limit / 8 * 3).max(1);
     if connections > most {
         tracing::warn!(
             connections = most,

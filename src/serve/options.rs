@@ -68,8 +68,8 @@ impl<S> Serve<S> {
 
     /// Sets the maximum number of connections served at once. When it is reached, each thread accepts one
     /// more and holds it until a connection ends; the rest stay in the kernel's accept queue. Idle
-    /// connections are closed to admit them. Defaults to [`CONNECTIONS`](super::CONNECTIONS), and is at most half of
-    /// the limit of open files, see [`bind`](Self::bind). Zero is an error of `bind`.
+    /// connections are closed to admit them. Defaults to [`CONNECTIONS`](super::CONNECTIONS), and is at most three eighths
+    /// of the limit of open files, see [`bind`](Self::bind). Zero is an error of `bind`.
     pub fn connections(mut self, n: usize) -> Self {
         self.options.connections = n;
         self
