@@ -126,7 +126,7 @@ async fn be_the_server() {
     let server = tracing::subscriber::with_default(lines.subscriber(), bind);
     assert_eq!(getrlimit(Resource::Nofile).current, maximum, "the soft limit is raised");
     let lines = lines.of("vestibule::serve").concat();
-    assert!(lines.contains("connections=20"), "half of the limit: {lines}");
+    assert!(lines.contains("connections=15"), "three eighths of the limit: {lines}");
     let mut held: Vec<_> = std::iter::from_fn(|| fs::File::open("/dev/null").ok()).collect();
     held.truncate(held.len() - FREE);
     println!("listening on {}", server.local_addr().unwrap());
