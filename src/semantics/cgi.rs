@@ -124,7 +124,8 @@ impl Scripts {
         format!("{}{}", self.root, script.name)
     }
 
-    /// Returns the scripts that a request's path may name, in order: the first one that exists applies.
+    /// Returns the scripts that a request's path may name, in order: the first one that exists applies. A path with an
+    /// empty segment names none.
     ///
     /// # Errors
     /// [`BadTarget`] for a path without a [normal form](super::target::normalize), or with an escaped
@@ -136,11 +137,15 @@ impl Scripts {
         let normal = normalize(path)?;
         let mut first = None;
         let mut may_fall_back = normal.starts_with('/'); // not `*`
+        // A file has one name. A second one, with an empty segment, would avoid the rules for its path.
+        let is_name = |path: &str| !path.contains("//");
         if let Some(end) = self.script_end(&normal) {
             let (name, path_info) = normal.split_at(end);
-            first = Some(Script { name: decoded(name)?, path_info: decoded(path_info)? });
+            if is_name(name) {
+                first = Some(Script { name: decoded(name)?, path_info: decoded(path_info)? });
+            }
             may_fall_back = false;
-        } else if normal.ends_with('/') {
+        } else if normal.ends_with('/') && is_name(&normal) {
             let name = decoded(&normal)? + &self.index;
             first = Some(Script { name, path_info: String::new() });
         }
