@@ -7,7 +7,13 @@ use tokio::{net::TcpStream, sync::mpsc};
 use tokio_stream::StreamExt;
 use tokio_tungstenite::{
     WebSocketStream, client_async,
-    tungstenite::{Error, Message},
+    tungstenite::{
+        Error, Message,
+        protocol::frame::{
+            Frame,
+            coding::{Data, OpCode},
+        },
+    },
 };
 
 use super::program;
@@ -53,6 +59,33 @@ async def app(scope, receive, send):
                 })
     finally:
         clients.discard(send)
+";
+
+/// An application that continues after a refusal, and one that cancels a receive before it accepts.
+const AWKWARD: &str = "
+import asyncio, os
+
+async def app(scope, receive, send):
+    if scope['type'] == 'lifespan':
+        while True:
+            message = await receive()
+            await send({'type': message['type'] + '.complete'})
+            if message['type'] == 'lifespan.shutdown':
+                return
+    await receive()
+    if scope['path'] == '/refused':
+        await send({'type': 'websocket.close'})
+        message = await receive()
+        with open('new', 'w') as file:
+            file.write(message['type'])
+        os.rename('new', 'refused')
+        return
+    task = asyncio.ensure_future(receive())
+    await asyncio.sleep(0)
+    task.cancel()
+    await send({'type': 'websocket.accept'})
+    await send({'type': 'websocket.send', 'text': (await receive())['text']})
+    await send({'type': 'websocket.close', 'code': 4000, 'reason': '\u{e9}' * 62})
 ";
 
 /// The same with Starlette.
@@ -318,6 +351,49 @@ async fn application_receives_disconnect_when_its_worker_or_its_server_ends() {
     assert_eq!(within(noted("shutdown")).await, "websocket.disconnect 1001");
     drop(last);
     stop.await.unwrap();
+    within(pool.shutdown(super::super::support::TIMEOUT)).await.unwrap();
+}
+
+#[tokio::test]
+#[cfg_attr(
+    not(peer_websockets),
+    ignore = "pip install uvicorn websockets starlette channels; VESTIBULE_PYTHON=that python"
+)]
+async fn application_receives_disconnect_after_a_refusal_and_every_message_after_a_cancelled_receive()
+ {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = asgi(dir.path(), AWKWARD);
+    let front = start(pool.clone()).await;
+    let Err(Error::Http(refused)) = connect(front.addr, "/refused").await else {
+        panic!("accepted")
+    };
+    assert_eq!(refused.status(), 403);
+    within(async {
+        while !std::fs::read_to_string(dir.path().join("refused"))
+            .is_ok_and(|message| message == "websocket.disconnect")
+        {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let mut socket = connect(front.addr, "/").await.unwrap();
+    let fragment = |text: &'static str, opcode: Data, is_last: bool| {
+        Message::Frame(Frame::message(text, OpCode::Data(opcode), is_last))
+    };
+    for message in [
+        fragment("first, ", Data::Text, false),
+        fragment("", Data::Continue, false),
+        fragment("in pieces", Data::Continue, true),
+        Message::text("second"),
+    ] {
+        within(socket.send(message)).await.unwrap();
+    }
+    assert_eq!(hear(&mut socket).await, Message::text("first, in pieces"));
+    let Message::Close(Some(frame)) = hear(&mut socket).await else { panic!("no close") };
+    // At most 123 bytes, and not within a character.
+    assert_eq!((u16::from(frame.code), &*frame.reason), (4000, &*"\u{e9}".repeat(61)));
+    drop(socket);
+    front.stop().await;
     within(pool.shutdown(super::super::support::TIMEOUT)).await.unwrap();
 }
 

@@ -247,7 +247,13 @@ class FileWrapper:
         raise StopIteration
 
     def slice(self):
-        """Returns the descriptor, the offset and the remaining length of a file; None if it is not a regular file."""
+        """Returns the descriptor, the offset and the remaining length of a file; None if it is not a regular file, or if it
+        is read decoded, as that of gzip.open() is."""
+        file = self.filelike
+        while not isinstance(file, io.IOBase) and hasattr(file, "file"):
+            file = file.file  # that of tempfile, or of Django
+        if not isinstance(getattr(file, "raw", file), io.FileIO):
+            return None
         try:
             descriptor = self.filelike.fileno()
             status = os.fstat(descriptor)
@@ -541,7 +547,7 @@ def serve_asgi(lanes, application):
             if len(frame) == REQUEST:
                 self.begin(frame)
             elif self.exchange is not None and self.exchange.number == frame[0]:
-                self.exchange.has_left.set()
+                self.exchange.leave()
 
         def begin(self, frame):
             """Begins a request."""
@@ -607,6 +613,8 @@ def serve_asgi(lanes, application):
             self.is_read = self.has_begun = self.is_complete = False
             self.head = None
             self.is_head = self.environ["REQUEST_METHOD"] == "HEAD"
+            # What was read of the next piece of a streamed body, and its size, once it is known.
+            self.partial, self.size = bytearray(), None
 
         async def run(self):
             try:
@@ -635,6 +643,14 @@ def serve_asgi(lanes, application):
             else:
                 task.cancel()
 
+        def leave(self):
+            """Records that the client has left."""
+            self.has_left.set()
+
+        def complete(self):
+            """Lets a task that waits for the client receive `http.disconnect`, since the response was sent."""
+            self.has_left.set()
+
         async def fail(self, error):
             message, text = describe(error)
             if self.is_complete:
@@ -649,6 +665,7 @@ def serve_asgi(lanes, application):
                 await self.lane.send(marshal.dumps(frame, 2))
             except OSError:
                 pass  # the front has closed the lane
+            self.complete()
 
         def scope(self):
             environ = self.environ
@@ -709,16 +726,18 @@ def serve_asgi(lanes, application):
                     raise OSError("the body of the request is shorter than it was")
                 self.body = kind, offset + len(data), length - len(data)
                 return data, length == len(data)
-            size = await self.read_pipe(4)
-            (size,) = struct.unpack("<I", size)
-            return (await self.read_pipe(size), False) if size else (b"", True)
+            if self.size is None:
+                (self.size,) = struct.unpack("<I", await self.read_pipe(4))
+            data = await self.read_pipe(self.size) if self.size else b""
+            is_last, self.size = not self.size, None
+            return data, is_last
 
         async def read_pipe(self, count):
-            data = b""
+            """Reads so many bytes. If it is cancelled, the next call continues."""
             os.set_blocking(self.descriptor, False)
-            while len(data) < count:
+            while len(self.partial) < count:
                 try:
-                    piece = os.read(self.descriptor, count - len(data))
+                    piece = os.read(self.descriptor, count - len(self.partial))
                 except BlockingIOError:
                     readable = self.lane.loop.create_future()
                     wake = lambda: readable.done() or readable.set_result(None)  # noqa: E731
@@ -730,7 +749,8 @@ def serve_asgi(lanes, application):
                     continue
                 if not piece:
                     raise ClientLeft("the client has left before it had sent the whole body")
-                data += piece
+                self.partial += piece
+            data, self.partial = bytes(self.partial), bytearray()
             return data
 
         async def send(self, message):
@@ -756,6 +776,8 @@ def serve_asgi(lanes, application):
                 await self.send_file(message["path"])
             else:
                 raise RuntimeError("a message of the type %r has no place here" % kind)
+            if self.is_complete:
+                self.complete()
 
         async def send_body(self, data, has_more):
             send, number = self.lane.send, self.number
@@ -818,7 +840,7 @@ def serve_asgi(lanes, application):
                     code = 1012  # the worker ends
                 else:
                     code = 1011
-                    if not (self.left and isinstance(error, ClientLeft)):
+                    if not (self.is_complete and self.left and isinstance(error, ClientLeft)):
                         await self.fail(error)
             finally:
                 self.has_returned = True
@@ -850,6 +872,16 @@ def serve_asgi(lanes, application):
                 self.disconnect(1012)
                 self.timer = self.lane.loop.call_later(LEAVE_TIMEOUT, task.cancel)
 
+        def leave(self):
+            super().leave()
+            if not self.is_accepted:
+                self.disconnect(1006)
+
+        def complete(self):
+            """Lets the application receive `websocket.disconnect` after a refusal."""
+            if not self.is_accepted:
+                self.disconnect(1006)
+
         def disconnect(self, code, reason=""):
             """Lets the application receive `websocket.disconnect`, once."""
             if self.left is None:
@@ -877,18 +909,7 @@ def serve_asgi(lanes, application):
         async def receive(self):
             if self.left is not None and self.waiting.empty():
                 return self.left
-            if self.is_complete:
-                return await self.waiting.get()
-            # The client may leave before it is answered.
-            message = asyncio.ensure_future(self.waiting.get())
-            left = asyncio.ensure_future(self.has_left.wait())
-            done, _ = await asyncio.wait((message, left), return_when=asyncio.FIRST_COMPLETED)
-            left.cancel()
-            if message in done:
-                return message.result()
-            message.cancel()
-            self.left = {"type": "websocket.disconnect", "code": 1006, "reason": ""}
-            return self.left
+            return await self.waiting.get()
 
         async def send(self, message):
             kind = message["type"]
@@ -946,7 +967,8 @@ def serve_asgi(lanes, application):
 
         def write_close(self, code, reason=""):
             self.has_closed = True
-            self.write(8, struct.pack("!H", code) + reason.encode()[:123])
+            reason = reason.encode()[:123].decode(errors="ignore")  # not within a character
+            self.write(8, struct.pack("!H", code) + reason.encode())
             self.writer.write_eof()
 
         async def read_frames(self):
@@ -977,7 +999,7 @@ def serve_asgi(lanes, application):
 
         async def read_message(self):
             """The next message or Close frame. Pings are answered."""
-            kind, parts, size = None, [], 0
+            kind, whole, size = None, bytearray(), 0
             while True:
                 first, second = await self.reader.readexactly(2)
                 opcode, length = first & 15, second & 127
@@ -1004,9 +1026,9 @@ def serve_asgi(lanes, application):
                         await self.writer.drain()
                 elif opcode < 8:
                     kind, size = kind or opcode, size + length
-                    parts.append(data)
+                    whole += data  # not a list: fragments may be empty
                     if is_last:
-                        return kind, b"".join(parts)
+                        return kind, bytes(whole)
 
         def read_close(self, data):
             """The code and the reason of a Close frame (RFC 6455 section 7.4)."""

@@ -267,6 +267,10 @@ async fn file_of_the_file_wrapper_stays_a_file() {
     assert_eq!(collect(response).await, "5678901234");
     // An object that is not a file is read by the application.
     assert_eq!(collect(site.get("/no-file").await.unwrap()).await, "in memory");
+    assert_eq!(collect(site.get("/gzip-file").await.unwrap()).await, "decoded");
+    let response = site.get("/temporary-file").await.unwrap();
+    assert_eq!(response.body().as_file().expect("a file").len(), 9);
+    assert_eq!(collect(response).await, "temporary");
     site.end().await;
 }
 

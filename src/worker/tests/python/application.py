@@ -184,6 +184,21 @@ def application(environ, start_response):
 
         start_response("200 OK", plain)
         return environ["wsgi.file_wrapper"](io.BytesIO(b"in memory"), 3)
+    if path == "/gzip-file":
+        import gzip
+
+        with gzip.open("file.gz", "wb") as file:
+            file.write(b"decoded")
+        start_response("200 OK", plain)
+        return environ["wsgi.file_wrapper"](gzip.open("file.gz", "rb"))
+    if path == "/temporary-file":
+        import tempfile
+
+        file = tempfile.NamedTemporaryFile()
+        file.write(b"temporary")
+        file.seek(0)
+        start_response("200 OK", plain)
+        return environ["wsgi.file_wrapper"](file)
     if path == "/raise":
         raise KeyError("name")
     if path == "/exit":

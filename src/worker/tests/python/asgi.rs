@@ -156,6 +156,32 @@ async fn body_is_read_although_a_task_of_an_earlier_request_waits_for_its_own() 
 
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn cancelled_receive_loses_nothing_of_the_body() {
+    let site = Site::start_with(asgi("asgi_application").workers(1));
+    let large: String = (0..100_000).map(|n| char::from(b'a' + (n % 26) as u8)).collect();
+    let (sender, stream) = Body::channel(None);
+    let call = tokio::spawn(site.pool.clone().oneshot(post("/impatient", stream)));
+    site.made("waiting").await; // so the body is streamed
+    for piece in [large.clone(), "-".to_owned(), large.clone()] {
+        sender.send(piece.into()).unwrap();
+    }
+    sender.finish(None);
+    let response = timeout(LONG, call).await.expect("it ends").unwrap().unwrap();
+    assert!(collect(response).await == format!("{large}-{large}"));
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn task_that_waits_for_its_client_receives_disconnect_after_the_response() {
+    let site = Site::start_with(asgi("asgi_application").workers(1));
+    assert_eq!(text(&site.get("/watch").await.unwrap()), "answered");
+    timeout(LONG / 6, site.made("watched")).await.expect("before its deadline");
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
 async fn application_receives_disconnect_of_its_client() {
     let site = Site::start_with(asgi("asgi_application").workers(1));
     let mut body = site.get("/ticks").await.unwrap().into_body();

@@ -151,6 +151,30 @@ async def application(scope, receive, send):
             if message["body"]:
                 await body(message["body"], True)
         return await body(b"")
+    if path == "/impatient":
+        content, more = b"", True
+        note("waiting", "")
+        while more:
+            task = asyncio.ensure_future(receive())
+            await asyncio.sleep(0)  # it reads what there is
+            if not task.done():
+                task.cancel()
+            try:
+                message = await task
+            except asyncio.CancelledError:
+                continue
+            content, more = content + message["body"], message["more_body"]
+        return await body(content)
+    if path == "/watch":
+
+        async def watch():
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            note("watched", "")
+
+        task = asyncio.ensure_future(watch())
+        await body(b"answered")
+        return await task
     if path == "/path":
         note("sent", "file")
         return await send({"type": "http.response.pathsend", "path": os.path.abspath("sent")})
