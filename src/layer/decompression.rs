@@ -10,7 +10,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::{
     HeaderValue, Response, StatusCode,
-    header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH},
+    header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderName},
 };
 use http_body::{Frame, SizeHint};
 use pin_project::pin_project;
@@ -143,14 +143,24 @@ where
             return ResponseFuture(CalledOrAnswered::answered(refusal(&request)));
         };
         if let Some(decoder) = Decoder::new(coding) {
-            request.headers_mut().remove(CONTENT_ENCODING);
-            request.headers_mut().remove(CONTENT_LENGTH);
+            for name in &OF_THE_CODED_CONTENT {
+                request.headers_mut().remove(name);
+            }
             let bounds = self.bounds;
             request = request.map(|body| Body::new(Decoded::new(body, decoder, bounds)));
         }
         ResponseFuture(CalledOrAnswered::Called(self.inner.call(request)))
     }
 }
+
+/// The fields of the coded content, which do not apply to what was decoded (RFC 9530 section 2).
+const OF_THE_CODED_CONTENT: [HeaderName; 5] = [
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("digest"),
+];
 
 /// Returns the coding that a field names; `None` if it is unknown or there are several.
 fn coding(value: &HeaderValue) -> Option<Coding> {
