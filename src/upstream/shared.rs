@@ -137,8 +137,9 @@ async fn connect(
     match tokio::time::timeout_at(deadline.into(), connected).await {
         Ok(result) => result,
         Err(_) if is_opening || pool.awaits_settings(shared.http1.config()) => Err(too_late()),
-        // The request has waited for others.
-        Err(_) => Err(too_late().excuse_endpoint()),
+        // The request has waited for others, and the server serves them.
+        Err(_) if pool.has_open() => Err(too_late().excuse_endpoint()),
+        Err(_) => Err(too_late()),
     }
 }
 

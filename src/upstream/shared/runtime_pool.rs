@@ -218,11 +218,6 @@ impl RuntimePool {
                     }
                 }
             }
-            let is_late =
-                |since| clock::now().saturating_duration_since(since) >= config.queue_timeout;
-            if since.is_some_and(is_late) {
-                return Err(PoolExhausted::Timeout(config.queue_timeout));
-            }
             if !is_full() {
                 let last_error = match self.connecting.clone().try_lock_owned() {
                     Ok(last_error) => last_error,
@@ -245,6 +240,11 @@ impl RuntimePool {
                     && self.failures.load(Ordering::Relaxed) != failures
                 {
                     return Ok(Checkout::Failed(error.clone()));
+                }
+                let is_late =
+                    |since| clock::now().saturating_duration_since(since) >= config.queue_timeout;
+                if since.is_some_and(is_late) {
+                    return Err(PoolExhausted::Timeout(config.queue_timeout));
                 }
                 if !is_full() {
                     return Ok(Checkout::Connect(Connecting { pool: self.clone(), last_error }));

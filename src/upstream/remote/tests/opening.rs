@@ -84,22 +84,39 @@ async fn connection_whose_request_has_left_is_kept_until_it_has_been_idle() {
     assert_eq!((received.load(SeqCst), remote.idle_connections()), (0, 0));
 }
 
-#[tokio::test]
-async fn deadline_in_the_wait_for_a_connection_is_a_failure_only_for_the_request_that_opens_it() {
-    let (remote, _) = start().await;
+/// Sends two requests while a connection cannot be opened, and returns the failures of the endpoint after each.
+async fn failures_of_deadlines(remote: &Remote) -> [u32; 2] {
     let endpoint = Endpoint::from(remote.clone());
-    inject(&remote, Some(Fault::Hang));
+    inject(remote, Some(Fault::Hang));
     pause();
-    for _ in 0..2 {
+    let mut failures = [0; 2];
+    for failures in &mut failures {
         let mut urgent = get();
         urgent.extensions_mut().insert(Deadline(crate::net::clock::now() + SEC));
         let error = endpoint.clone().oneshot(urgent).await.unwrap_err();
         let kinds = (error.kind(), error.delivery());
         assert_eq!(kinds, (AttemptErrorKind::Timeout, Delivery::NotSent));
-        assert_eq!(endpoint.handle().failures(), 1);
+        *failures = endpoint.handle().failures();
     }
     let error = endpoint.clone().oneshot(get()).await.unwrap_err();
     assert_eq!(error.kind(), AttemptErrorKind::Unreachable);
+    failures
+}
+
+#[tokio::test]
+async fn deadline_in_the_wait_for_the_first_connection_is_a_failure() {
+    let (remote, _) = start().await;
+    assert_eq!(failures_of_deadlines(&remote).await, [1, 2]);
+}
+
+#[tokio::test]
+async fn deadline_in_the_wait_for_another_connection_is_a_failure_for_the_request_that_opens_it() {
+    let (remote, received) = start().await;
+    remote.clone().oneshot(answered()).await.unwrap(); // the limit of the server is known now
+    let serves = tokio::spawn(remote.clone().oneshot(get()));
+    until(|| received.load(SeqCst) == 2).await;
+    assert_eq!(failures_of_deadlines(&remote).await, [1, 1]);
+    serves.abort();
 }
 
 #[tokio::test]

@@ -225,10 +225,13 @@ async fn queue_timeout_includes_the_wait_for_connections_that_others_open() {
     let mut waiting = pin!(checkout(&pool, &config));
     let early = tokio::time::timeout(3 * SEC, &mut waiting).await;
     assert!(early.is_err(), "the connection that is being opened is awaited");
+    pool.freed.notify_waiters(); // a newcomer has taken what was freed
+    let early = tokio::time::timeout(SEC / 2, &mut waiting).await;
+    assert!(early.is_err(), "and still after a notification");
     let _second = add_single(&pool, &answer).await;
+    drop(connecting);
     let end = tokio::time::timeout(SEC, waiting).await.expect("no other one is awaited");
     assert!(matches!(end, Err(PoolExhausted::Timeout(_))));
-    drop(connecting);
 }
 
 #[tokio::test(start_paused = true)]
