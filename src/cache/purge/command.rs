@@ -2,8 +2,6 @@
 
 use std::fmt::Write as _;
 
-use http::Uri;
-
 use super::super::{
     handle::CacheHandle,
     key::{Key, MAX_KEY},
@@ -61,13 +59,18 @@ impl Command {
     /// Replaces a prefix of a URL by that of the keys; `None` if no URL has this prefix.
     pub(super) fn with_url_prefix(mut self) -> Option<Self> {
         if let CommandScope::Prefix(prefix) = &mut self.scope {
-            let (path, query) = match prefix.split_once('?') {
-                Some((path, query)) => (path, Some(query)),
+            let (url, query) = match prefix.split_once('?') {
+                Some((url, query)) => (url, Some(query)),
                 None => (prefix.as_str(), None),
             };
-            let url: Uri = path.parse().ok()?;
-            *prefix = Key::new(url.scheme_str()?, url.authority()?.as_str(), url.path(), query)?
-                .to_string();
+            // Not as a `Uri`: the value was decoded, as the text of a key is.
+            let (scheme, rest) = url.split_once("://")?;
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            let path = if path.is_empty() { "/" } else { path };
+            if scheme.is_empty() || path.contains('#') {
+                return None; // no key contains a fragment
+            }
+            *prefix = Key::new(&scheme.to_ascii_lowercase(), authority, path, query)?.to_string();
         }
         Some(self)
     }

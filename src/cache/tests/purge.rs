@@ -82,6 +82,8 @@ async fn purge_service_refuses_other_requests() {
         "?group=",
         "?prefix=",
         "?prefix=/p",
+        "?prefix=http://site.example/p%23",
+        "?prefix=://site.example/",
         "?prefix=site.example/",
         "?prefix=//site.example/",
         "?url=/path",
