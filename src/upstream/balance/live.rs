@@ -68,7 +68,7 @@ impl<S: Clone, P: Pick> Balance<S, P> {
     /// change.
     pub fn insert(&self, endpoint: Endpoint<S>) -> Option<Endpoint<S>> {
         let options = self.health_options();
-        self.0.change(|old| {
+        self.0.change(|old, leaving| {
             let mut endpoints = old.to_vec();
             let known = endpoints.iter_mut().find(|e| e.key() == endpoint.key());
             if known.as_ref().is_none_or(|known| !known.handle().is_same(endpoint.handle())) {
@@ -78,7 +78,7 @@ impl<S: Clone, P: Pick> Balance<S, P> {
                 Some(known) => {
                     let replaced = std::mem::replace(known, endpoint);
                     if !replaced.handle().is_same(known.handle()) {
-                        replaced.handle().drain();
+                        leaving.push(replaced.handle().clone());
                     }
                     Some(replaced)
                 }
@@ -92,15 +92,17 @@ impl<S: Clone, P: Pick> Balance<S, P> {
     }
 
     /// Removes the endpoint with this key. Its requests continue; [`idle`](EndpointHandle::idle) waits for their end.
+    ///
+    /// It [drains](EndpointHandle::drain), and so do its clones in the sets of other balancers, since they share its health.
+    /// For a server in several balancers, give each an endpoint of its own, with a clone of the service.
     pub fn remove(&self, key: &str) -> Option<Endpoint<S>> {
-        self.0.change(|old| {
+        self.0.change(|old, leaving| {
             let Some(at) = old.iter().position(|e| e.key().as_str() == key) else {
                 return (None, None);
             };
             let mut endpoints = old.to_vec();
             let removed = endpoints.remove(at);
-            // For requests with the old set, so that it becomes idle.
-            removed.handle().drain();
+            leaving.push(removed.handle().clone());
             (Some(endpoints), Some(removed))
         })
     }
@@ -110,7 +112,7 @@ impl<S: Clone, P: Pick> Balance<S, P> {
     /// Of several with the same key, the first one is used.
     pub fn replace(&self, endpoints: impl IntoIterator<Item = Endpoint<S>>) -> Vec<Endpoint<S>> {
         let options = self.health_options();
-        self.0.change(|old| {
+        self.0.change(|old, leaving| {
             let known: HashMap<_, _> = old.iter().map(|e| (e.key(), e)).collect();
             let mut keys = HashSet::new();
             let mut new: Vec<Endpoint<S>> = Vec::new();
@@ -129,7 +131,7 @@ impl<S: Clone, P: Pick> Balance<S, P> {
             }
             let is_gone = |e: &&Endpoint<S>| !keys.contains(e.key());
             let removed: Vec<_> = old.iter().filter(is_gone).cloned().collect();
-            removed.iter().for_each(|endpoint| endpoint.handle().drain());
+            leaving.extend(removed.iter().map(|endpoint| endpoint.handle().clone()));
             (Some(new), removed)
         })
     }
@@ -138,7 +140,7 @@ impl<S: Clone, P: Pick> Balance<S, P> {
     /// `false` if there are `max` others.
     pub(in crate::upstream) fn update_or_insert(&self, endpoint: Endpoint<S>, max: usize) -> bool {
         let options = self.health_options();
-        self.0.change(|old| {
+        self.0.change(|old, _| {
             let mut endpoints = old.to_vec();
             if let Some(known) = endpoints.iter_mut().find(|e| e.key() == endpoint.key()) {
                 known.set_place(endpoint.place().clone());
@@ -154,7 +156,7 @@ impl<S: Clone, P: Pick> Balance<S, P> {
 
     /// Changes the weight of the endpoint with this key; 0 counts as 1. Returns whether there is one.
     pub fn set_weight(&self, key: &str, weight: u32) -> bool {
-        self.0.change(|old| {
+        self.0.change(|old, _| {
             let mut endpoints = old.to_vec();
             let Some(endpoint) = endpoints.iter_mut().find(|e| e.key().as_str() == key) else {
                 return (None, false);

@@ -11,7 +11,7 @@ use crate::{
         health::HealthOptions,
         pick::{Candidates, Pick, Prepared, Source},
     },
-    upstream::endpoint::Endpoint,
+    upstream::endpoint::{Endpoint, EndpointHandle},
 };
 
 /// The endpoints, the policy, and its prepared data.
@@ -62,16 +62,18 @@ impl<S, P: Pick> Set<S, P> {
 }
 
 impl<S, P: Pick> Shared<S, P> {
-    /// Replaces the endpoints by the result of `change`; with `None` they stay.
+    /// Replaces the endpoints by the result of `change`; with `None` they stay. `change` adds the handles of endpoints
+    /// that leave the set to its second argument.
     pub(super) fn change<R>(
         &self,
-        change: impl FnOnce(&[Endpoint<S>]) -> (Option<Vec<Endpoint<S>>>, R),
+        change: impl FnOnce(&[Endpoint<S>], &mut Vec<EndpointHandle>) -> (Option<Vec<Endpoint<S>>>, R),
     ) -> R {
         let _one_at_a_time = self.lock();
         let set = self.set.load_full();
-        let (endpoints, result) = change(&set.endpoints);
+        let mut leaving = Vec::new();
+        let (endpoints, result) = change(&set.endpoints, &mut leaving);
         if let Some(endpoints) = endpoints {
-            self.publish(endpoints.into(), set.policy.clone());
+            self.publish(endpoints.into(), set.policy.clone(), &leaving);
         }
         result
     }
@@ -80,15 +82,18 @@ impl<S, P: Pick> Shared<S, P> {
     pub(super) fn change_policy(&self, policy: P) {
         let _one_at_a_time = self.lock();
         let endpoints = self.set.load().endpoints.clone();
-        self.publish(endpoints, Arc::new(policy));
+        self.publish(endpoints, Arc::new(policy), &[]);
     }
 
-    fn publish(&self, endpoints: Arc<[Endpoint<S>]>, policy: Arc<P>) {
+    fn publish(&self, endpoints: Arc<[Endpoint<S>]>, policy: Arc<P>, leaving: &[EndpointHandle]) {
         let handles: Vec<_> = endpoints.iter().map(|endpoint| endpoint.handle().clone()).collect();
         let options = self.group.options();
         // Before a request can pick a new endpoint.
         handles.iter().for_each(|handle| handle.set_options(options.clone()));
         self.set.store(Arc::new(Set::new(endpoints, policy, options)));
+        // For requests with the old set, so that these endpoints become idle. Not earlier: until the new set is stored,
+        // requests need them.
+        leaving.iter().for_each(EndpointHandle::drain);
         self.group.set_members(handles); // wakes queued requests
     }
 }

@@ -1,6 +1,9 @@
 //! Endpoints that are inserted or given again.
 
+use futures_util::FutureExt;
+
 use super::*;
+use crate::policy::pick::{Candidates, Prepared};
 
 #[tokio::test]
 async fn clone_that_is_inserted_keeps_its_endpoint_in_use() {
@@ -22,6 +25,61 @@ async fn endpoint_that_is_given_again_is_in_use_again() {
     assert_eq!(b.handle().phase(), Phase::Draining);
     balance.replace([a, b]);
     assert_eq!(shares(&balance, 4).await, of([("a", 2), ("b", 2)]));
+}
+
+/// A policy that calls a function when it prepares the next set, before that set is in use.
+#[derive(Default)]
+struct Preparing(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl Pick for Preparing {
+    fn pick(&self, candidates: Candidates<'_>) -> Option<usize> {
+        candidates.iter().position(|candidate| candidate.is_eligible())
+    }
+
+    fn prepare(&self, _: Candidates<'_>) -> Prepared {
+        let call = self.0.lock().unwrap().take();
+        if let Some(call) = call {
+            call();
+        }
+        Prepared::default()
+    }
+}
+
+impl Preparing {
+    fn call(&self, call: impl FnOnce() + Send + 'static) {
+        *self.0.lock().unwrap() = Some(Box::new(call));
+    }
+}
+
+#[tokio::test]
+async fn endpoint_serves_until_the_set_without_it_is_in_use() {
+    type Change = fn(&Balance<ErasedService, Preparing>);
+    let replace: Change = |balance| assert_eq!(balance.replace([named("b")]).len(), 1);
+    let insert: Change = |balance| assert!(balance.insert(named("a")).is_some());
+    let remove: Change = |balance| assert!(balance.remove("a").is_some());
+    for change in [replace, insert, remove] {
+        let balance = Balance::new([named("a")], Preparing::default());
+        let old = balance.endpoint("a").unwrap();
+        let (in_use, results) = (balance.clone(), Arc::new(Mutex::new(Vec::new())));
+        let pushed = results.clone();
+        balance.policy().call(move || {
+            let asked = in_use.oneshot(request()).now_or_never();
+            pushed.lock().unwrap().push(asked.expect("endpoints answer at once"));
+        });
+        change(&balance);
+        let response = results.lock().unwrap().pop().expect("the set was prepared").unwrap();
+        assert_eq!(key_of(&response), "a");
+        assert_eq!(old.phase(), Phase::Draining);
+    }
+}
+
+#[tokio::test]
+async fn panic_of_a_policy_leaves_the_set_in_use() {
+    let balance = Balance::new([named("a")], Preparing::default());
+    balance.policy().call(|| panic!("no table for this set"));
+    let change = std::panic::AssertUnwindSafe(|| balance.replace([named("b")]));
+    assert!(std::panic::catch_unwind(change).is_err());
+    assert_eq!(ask(&balance).await, "a");
 }
 
 /// An endpoint that fails each request.
