@@ -87,11 +87,19 @@ struct History {
     ejected_at: u64,
     /// Consecutive ejections, for the back-off.
     ejections: u32,
-    /// The time of the success that ended the last ejection.
+    /// The time at which the last ejection ended: by a success, by an operator, or by checks.
     restored_at: Option<u64>,
     is_down: bool,
     /// Consecutive checks whose result differs from the current state.
     contrary_checks: u32,
+}
+
+impl History {
+    /// Returns whether an ejection has ended after `started`, so that the failure of an attempt of that time does not show
+    /// that the endpoint still fails: a connect timeout reports a state that is seconds old.
+    fn has_recovered_since(&self, started: u64) -> bool {
+        self.restored_at.is_some_and(|restored| started < restored)
+    }
 }
 
 /// The kind of a failed attempt.
@@ -242,7 +250,8 @@ impl Health {
     }
 
     /// Ends a failed attempt, and ejects the endpoint if it has reached the bound and `may_eject` returns `true`.
-    /// Returns whether an ejection began.
+    /// Returns whether an ejection began. A failure of an attempt that began before the endpoint's last recovery does not
+    /// count.
     #[allow(clippy::needless_pass_by_value, reason = "an attempt ends once")]
     pub fn fail(
         &self,
@@ -254,6 +263,9 @@ impl Health {
     ) -> bool {
         let Attempt { started, is_probe } = attempt;
         self.release(Attempt { started, is_probe });
+        if self.history().has_recovered_since(started) {
+            return false;
+        }
         let count = if failure == Failure::Incomplete { &self.incomplete } else { &self.failures };
         let failures = count.fetch_add(1, Relaxed).saturating_add(1);
         let limit = options.consecutive_failures;
@@ -273,7 +285,9 @@ impl Health {
     fn eject(&self, started: u64, now: Duration, options: &HealthOptions) -> bool {
         let mut history = self.history();
         let (at, until) = (millis(now), self.until.load(Relaxed));
-        if until != 0 && (history.is_down || started < history.ejected_at) {
+        let is_stale = until != 0 && (history.is_down || started < history.ejected_at);
+        // Another attempt may have succeeded since the check in `fail`.
+        if is_stale || history.has_recovered_since(started) {
             return false;
         }
         let longest = millis(options.ejection.delay(u32::MAX));

@@ -95,6 +95,22 @@ fn attempt_from_before_an_ejection_neither_ends_nor_prolongs_it() {
 }
 
 #[test]
+fn failure_of_an_attempt_from_before_a_recovery_does_not_count() {
+    let health = Health::new();
+    // The packets of these are lost, and their connect timeouts pass after 5 s.
+    let lost = [0, 1000, 2000].map(|now| begin(&health, now));
+    let [first, second, third] = lost;
+    assert!(health.fail(first, at(5000), &OPTIONS, Failure::Unreachable, || true));
+    health.succeed(begin(&health, 6000), at(6001), &OPTIONS);
+    assert!(!health.fail(second, at(6002), &OPTIONS, Failure::Unreachable, || true));
+    assert!(!health.fail(third, at(7000), &OPTIONS, Failure::Failed, || true));
+    assert_eq!((until(&health, 7000), health.failures()), (None, 0));
+    // A later one counts, and the next ejection is as long as if the others had not failed.
+    assert!(unreachable(&health, 6001));
+    assert_eq!(until(&health, 6001), Some(8001));
+}
+
+#[test]
 fn forced_attempt_during_an_ejection_ends_or_prolongs_it() {
     let health = Health::new();
     assert!(unreachable(&health, 5));
@@ -129,12 +145,12 @@ fn operator_alone_ends_what_operator_has_set() {
 #[test]
 fn restored_endpoint_is_ejected_by_as_many_failures_as_a_new_one() {
     let health = Health::new();
-    for _ in 0..2 {
-        for now in 0..4 {
+    for begin in [0, 10] {
+        for now in begin..begin + 4 {
             assert!(!fail(&health, now));
         }
-        assert!(fail(&health, 4));
-        health.restore(at(5), &OPTIONS);
+        assert!(fail(&health, begin + 4));
+        health.restore(at(begin + 5), &OPTIONS);
         assert_eq!(health.failures(), 0);
     }
 }
