@@ -8,7 +8,7 @@ use std::{
 use super::{Discover, Target, Update};
 use crate::{
     policy::pick::Pick,
-    upstream::{Balance, Endpoint},
+    upstream::{Balance, Endpoint, EndpointKey},
 };
 
 /// Default maximum number of endpoints of a source: 10,000.
@@ -65,7 +65,8 @@ where
     ///
     /// An endpoint that remains keeps its connections, load and health. A removed one finishes its requests. An error
     /// of the source is logged as a warning with the target `vestibule::upstream`, and changes nothing. The same
-    /// applies to a source without endpoints, unless [`apply_empty`](FollowOptions::apply_empty) is set.
+    /// applies to a source without endpoints, unless [`apply_empty`](FollowOptions::apply_empty) is set: an endpoint whose
+    /// removal would leave none is removed when the source inserts another one.
     pub fn follow<D, F>(
         &self,
         source: D,
@@ -79,6 +80,7 @@ where
         let (weak, mut is_open) = self.downgrade();
         async move {
             let mut source = pin!(source);
+            let mut withheld = None;
             loop {
                 let update = tokio::select! {
                     update = poll_fn(|cx| source.as_mut().poll_next(cx)) => update,
@@ -86,7 +88,7 @@ where
                 };
                 let (Some(update), Some(balance)) = (update, weak.upgrade()) else { return };
                 match update {
-                    Ok(update) => balance.apply(update, options, &endpoint),
+                    Ok(update) => balance.apply(update, options, &mut withheld, &endpoint),
                     Err(error) => {
                         tracing::warn!(target: "vestibule::upstream", %error, "endpoints not discovered");
                     }
@@ -95,10 +97,13 @@ where
         }
     }
 
+    /// Applies an update. `withheld` is the endpoint that the source has removed and that remains in use, since it was the
+    /// last one.
     fn apply(
         &self,
         update: Update,
         options: FollowOptions,
+        withheld: &mut Option<EndpointKey>,
         endpoint: &impl Fn(&Target) -> Endpoint<S>,
     ) {
         let make = |target: &Target| {
@@ -115,17 +120,28 @@ where
                     tracing::warn!(target: "vestibule::upstream", surplus, "too many endpoints");
                     targets.truncate(options.max_targets);
                 }
+                *withheld = None;
                 self.replace(targets.iter().map(make));
             }
             Update::Insert(target) => {
-                if !self.update_or_insert(make(&target), options.max_targets) {
+                let endpoint = make(&target);
+                let is_other = |key: &EndpointKey| {
+                    key != endpoint.key() && self.endpoint(key.as_str()).is_some()
+                };
+                let removed = withheld.take().filter(is_other);
+                let max = options.max_targets.saturating_add(usize::from(removed.is_some()));
+                if !self.update_or_insert(endpoint, max) {
+                    *withheld = removed;
                     tracing::warn!(target: "vestibule::upstream", surplus = 1, "too many endpoints");
+                } else if let Some(key) = removed {
+                    self.remove(key.as_str());
                 }
             }
             Update::Remove(key) => {
                 let is_last = self.endpoints().len() == 1 && self.endpoint(key.as_str()).is_some();
                 if is_last && !options.applies_empty {
                     tracing::warn!(target: "vestibule::upstream", "the source has no endpoints; the last one remains in use");
+                    *withheld = Some(key);
                 } else {
                     self.remove(key.as_str());
                 }

@@ -132,11 +132,38 @@ async fn balance_follows_source_and_keeps_last_good_set() {
         tell.send(Ok(Update::Remove(key.into()))).unwrap();
     }
     until(&balance, &["c:3"]).await;
-    tell.send(Ok(Update::Insert(target("d:4")))).unwrap();
-    until(&balance, &["c:3", "d:4"]).await;
     drop(tell);
     task.await.unwrap();
-    assert_eq!(keys(&balance), ["c:3", "d:4"], "the last good set");
+    assert_eq!(keys(&balance), ["c:3"], "the last good set");
+}
+
+#[tokio::test]
+async fn last_endpoint_is_removed_when_the_source_inserts_another() {
+    let insert = |text: &str| Update::Insert(target(text));
+    let remove = |key: &str| Update::Remove(key.into());
+    let a = || Update::Set(vec![target("a:1")]);
+    let (one, many) = (FollowOptions::new().max_targets(1), FollowOptions::new());
+    for (options, updates, expected) in [
+        (many, vec![a(), remove("a:1")], &["a:1"][..]),
+        (many, vec![a(), remove("a:1"), insert("b:2")], &["b:2"]),
+        // There is room for the other one.
+        (one, vec![a(), remove("a:1"), insert("b:2")], &["b:2"]),
+        (many, vec![a(), remove("a:1"), insert("b:2"), insert("a:1")], &["b:2", "a:1"]),
+        // The source has it again.
+        (many, vec![a(), remove("a:1"), insert("a:1"), insert("b:2")], &["a:1", "b:2"]),
+        (many, vec![a(), remove("a:1"), a(), insert("b:2")], &["a:1", "b:2"]),
+        (many, vec![a(), remove("a:1"), Update::Set(vec![]), insert("b:2")], &["b:2"]),
+    ] {
+        let (tell, told) = mpsc::unbounded_channel();
+        let balance = Balance::round_robin([]);
+        let task = tokio::spawn(balance.follow(Told(told), options, endpoint));
+        for update in updates {
+            tell.send(Ok(update)).unwrap();
+        }
+        drop(tell);
+        task.await.unwrap();
+        assert_eq!(keys(&balance), expected);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
