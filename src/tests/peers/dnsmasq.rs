@@ -6,7 +6,6 @@ use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     path::Path,
     pin::Pin,
-    process::Stdio,
 };
 
 use futures_core::Stream;
@@ -40,11 +39,11 @@ impl Dnsmasq {
             "--no-resolv",
             "--no-hosts",
         ]);
-        command.args(["--bind-interfaces", "--local-ttl=1", "--pid-file", "--log-facility=-"]);
+        command.args(["--bind-interfaces", "--local-ttl=1", "--pid-file"]);
+        command.arg(format!("--log-facility={}", dir.join("log").display()));
         command.arg("--user=root").arg(format!("--addn-hosts={}", hosts.display()));
         command.arg(format!("--listen-address={}", addr.ip()));
         command.arg(format!("--port={}", addr.port())).args(more);
-        command.stderr(Stdio::null()); // its log
         Self { child: command.spawn().expect("dnsmasq is installed"), addr }
     }
 
@@ -144,5 +143,34 @@ async fn dns_source_leaves_out_servers_without_an_address() {
     server.reload();
     let error = next(&mut source).await.unwrap_err();
     assert!(error.starts_with("cannot resolve one.test"), "{error}");
+    server.stop().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(all(peer_dnsmasq, peer_root)), ignore = "apt-get install dnsmasq")]
+async fn dns_source_does_not_ask_again_before_the_ttl_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let hosts = dir.path().join("hosts");
+    fs::write(&hosts, "10.0.0.1 short.test\n").unwrap();
+    // Names from the file have a TTL of 1 s.
+    let options = ["--log-queries", "--host-record=long.test,10.0.0.9,600"];
+    let server = Dnsmasq::start(dir.path(), Dnsmasq::free_address(), &options);
+    let mut short = DnsSource::hosts_at(server.addr, "short.test.", 80).unwrap();
+    assert_eq!(next_set(&mut short).await, targets(&["10.0.0.1:80"]));
+    let mut long = DnsSource::hosts_at(server.addr, "long.test.", 80).unwrap();
+    assert_eq!(next_set(&mut long).await, targets(&["10.0.0.9:80"]));
+    for n in 2..5 {
+        fs::write(&hosts, format!("10.0.0.{n} short.test\n")).unwrap();
+        server.reload();
+        tokio::select! {
+            biased;
+            update = next(&mut long) => panic!("{update:?}"),
+            set = next_set(&mut short) => assert_eq!(set, targets(&[&format!("10.0.0.{n}:80")])),
+        }
+    }
+    let log = fs::read_to_string(dir.path().join("log")).unwrap();
+    let asked = |name: &str| log.matches(&format!("query[A] {name} ")).count();
+    assert!(asked("short.test") >= 4, "{log}");
+    assert_eq!(asked("long.test"), 1, "{log}");
     server.stop().await;
 }

@@ -134,26 +134,7 @@ impl DnsSource {
     }
 
     fn new(question: Question, server: Option<SocketAddr>) -> io::Result<Self> {
-        let mut builder = match server {
-            None => TokioResolver::builder_tokio().map_err(io::Error::other)?,
-            Some(server) => {
-                TokioResolver::builder_with_config(config(server), TokioRuntimeProvider::default())
-            }
-        };
-        // Lookups are repeated only after the TTL, so the resolver needs no cache.
-        let options = builder.options_mut();
-        options.cache_size = 0;
-        (options.timeout, options.attempts) = (TIMEOUT, 1);
-        let resolver = builder.build().map_err(io::Error::other)?;
-        let lookup = Lookup {
-            resolver,
-            question,
-            wait: Duration::ZERO,
-            failures: 0,
-            last: None,
-            missing: Vec::new(),
-            known: HashMap::new(),
-        };
+        let lookup = Lookup::new(question, server)?;
         Ok(Self(Steps::new(lookup, |lookup| Box::pin(lookup.next()))))
     }
 }
@@ -175,6 +156,29 @@ impl Answer {
 }
 
 impl Lookup {
+    fn new(question: Question, server: Option<SocketAddr>) -> io::Result<Self> {
+        let mut builder = match server {
+            None => TokioResolver::builder_tokio().map_err(io::Error::other)?,
+            Some(server) => {
+                TokioResolver::builder_with_config(config(server), TokioRuntimeProvider::default())
+            }
+        };
+        // Lookups are repeated only after the TTL, so the resolver needs no cache.
+        let options = builder.options_mut();
+        options.cache_size = 0;
+        (options.timeout, options.attempts) = (TIMEOUT, 1);
+        let resolver = builder.build().map_err(io::Error::other)?;
+        Ok(Self {
+            resolver,
+            question,
+            wait: Duration::ZERO,
+            failures: 0,
+            last: None,
+            missing: Vec::new(),
+            known: HashMap::new(),
+        })
+    }
+
     /// Waits for the next update.
     async fn next(mut self) -> (Option<Item>, Self) {
         loop {

@@ -15,12 +15,15 @@ use crate::upstream::tests::within;
 
 /// A name server of the service `app.test.` on `one.test.` and `two.test.`. Both have an A record, and no AAAA record. It
 /// answers questions for the addresses of `two.test.` with the codes for A and AAAA: no error with no record, except if
-/// there is no code. `both.test.` has an A and an AAAA record, unless the code for that type is an error.
+/// there is no code. `both.test.` has an A and an AAAA record, unless the code for that type is an error. The TTL of records
+/// is 1 s unless another one is set.
 #[derive(Clone, Default)]
 struct NameServer {
     codes: Arc<Mutex<Option<[ResponseCode; 2]>>>,
     /// Questions for A records.
     questions: Arc<watch::Sender<usize>>,
+    /// The TTLs of records, in seconds.
+    ttls: Vec<(&'static str, RecordType, u32)>,
 }
 
 impl NameServer {
@@ -68,8 +71,12 @@ impl NameServer {
             (RecordType::A, _) => vec![RData::A(Ipv4Addr::new(10, 0, 0, 1).into())],
             _ => Vec::new(),
         };
+        let kind = query.query_type();
+        let mut ttls = self.ttls.iter();
+        let ttl = ttls.find(|ttl| host(ttl.0) == name && ttl.1 == kind).map_or(1, |ttl| ttl.2);
         answer.add_query(query);
-        answer.add_answers(data.into_iter().map(|data| Record::from_rdata(name.clone(), 1, data)));
+        let record = |data| Record::from_rdata(name.clone(), ttl, data);
+        answer.add_answers(data.into_iter().map(record));
         answer
     }
 
@@ -150,4 +157,36 @@ async fn dns_source_keeps_addresses_of_a_type_whose_lookup_fails() {
     server.set(ServFail, NoError);
     let mut source = DnsSource::hosts_at(server.start().await, "both.test.", 80).unwrap();
     assert_eq!(next(&mut source).await.unwrap(), set(&["[fd00::1]:80"]));
+}
+
+#[tokio::test]
+async fn dns_source_asks_again_after_the_smallest_ttl_of_its_answers() {
+    use RecordType::{A, AAAA, SRV};
+    let hosts = |a, aaaa| vec![("both.test.", A, a), ("both.test.", AAAA, aaaa)];
+    let services =
+        |srv, one, two| vec![("app.test.", SRV, srv), ("one.test.", A, one), ("two.test.", A, two)];
+    for (ttls, expected) in [
+        (hosts(30, 120), 30),
+        (hosts(120, 30), 30),
+        (services(30, 60, 90), 30),
+        (services(90, 30, 60), 30),
+        (services(60, 90, 30), 30),
+        (hosts(0, 120), 1),
+        (hosts(86_400, 100_000), 300),
+    ] {
+        let name = ttls[0].0.into();
+        let is_service = ttls[0].1 == SRV;
+        let question =
+            if is_service { Question::Srv { name } } else { Question::Hosts { name, port: 80 } };
+        let server = NameServer { ttls: ttls.clone(), ..NameServer::default() };
+        let lookup = Lookup::new(question, Some(server.start().await)).unwrap();
+        let begin = clock::now();
+        let (update, lookup) = within(lookup.next()).await;
+        let took = clock::now() - begin;
+        update.unwrap().unwrap();
+        let expected = Duration::from_secs(expected);
+        // It is counted from the answer.
+        let bounds = expected.saturating_sub(took)..=expected;
+        assert!(bounds.contains(&lookup.wait), "{:?} after {ttls:?}", lookup.wait);
+    }
 }
