@@ -1,26 +1,31 @@
 //! Simulation of endpoints with crashes, slowness, flapping, partitions and `Retry-After` in virtual time, with limits,
-//! outliers, panic mode and an operator, in which the invariants hold.
+//! outliers, panic mode, active checks and an operator, in which the invariants hold.
 
-use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
+mod events;
+mod policies;
+mod server;
 
+use std::{cell::Cell, cmp::Reverse, collections::BinaryHeap, time::Duration};
+
+use self::{
+    events::{Event, Events},
+    policies::{KEYS, Policy, Tables},
+    server::{LIMIT, Outcome, Rng, Server, Setup, View, at},
+};
 use super::{
     backoff::Backoff,
-    ewma::{PeakLatency, SuccessRate},
-    health::{Attempt, Failure, Health, HealthOptions, Phase, Sample, outliers},
-    pick::{
-        Candidate, Candidates, LeastOutstanding, PeakEwma, Pick, PowerOfTwoChoices, Prepared,
-        Random, RoundRobin, Source,
-    },
+    health::{Attempt, Failure, HealthOptions, Phase, outliers},
 };
 
+/// The default number of seeds. `VESTIBULE_POLICY_SEEDS` sets another one.
 const SEEDS: u64 = 10_000;
 const MAX_EJECTION: u64 = 200;
 const MIN_AVAILABLE: usize = 2;
 const ATTEMPTS: usize = 3;
-/// Requests in flight at a server.
-const LIMIT: usize = 6;
 /// Time between two comparisons of all servers, in milliseconds.
 const INTERVAL: u64 = 40;
+/// Time between two active checks of a server, in milliseconds.
+const CHECK_INTERVAL: u64 = 8;
 
 /// Short times, so that each of them passes within a run.
 const OPTIONS: HealthOptions = HealthOptions::new()
@@ -29,165 +34,17 @@ const OPTIONS: HealthOptions = HealthOptions::new()
     .slow_start(Duration::from_millis(50))
     .max_retry_after(Duration::from_millis(100))
     .outlier_success(50)
-    .outlier_requests(5)
+    .outlier_latency(3)
+    .outlier_requests(4)
+    .rise(2)
+    .fall(2)
     .max_ejected(100)
     .min_available(MIN_AVAILABLE);
 
-/// The size of a run.
-struct Setup {
-    endpoints: usize,
-    requests: usize,
-    fault_percent: u64,
-}
-
-impl Setup {
-    /// A hundred endpoints, most of which have no fault.
-    fn large(_: &mut Rng) -> Self {
-        Self { endpoints: 100, requests: 100, fault_percent: 50 }
-    }
-
-    /// A few endpoints, of which any part has a fault, and many requests for each.
-    fn small(rng: &mut Rng) -> Self {
-        let endpoints = 1 + rng.below(10) as usize;
-        Self { endpoints, requests: 300, fault_percent: rng.below(101) }
-    }
-}
-
-/// A fault of an endpoint.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Fault {
-    None,
-    /// Refuses connections from the first millisecond to the second.
-    Crash(u64, u64),
-    /// Is slower by this factor.
-    Slow(u64),
-    /// Fails in every other period of this length in milliseconds.
-    Flap(u64),
-    /// Does not answer in this time, so that attempts time out.
-    Partition(u64, u64),
-    /// Fails every request at once.
-    Broken,
-    /// Answers every second request with 503 and this `Retry-After`.
-    Busy(u64),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Outcome {
-    Answer,
-    Busy(u64),
-    Failed,
-    Unreachable,
-}
-
-struct Server {
-    key: String,
-    fault: Fault,
-    health: Health,
-    latency: PeakLatency,
-    success: SuccessRate,
-    in_flight: usize,
-    probes: usize,
-    sample: Sample,
-    is_out: bool,
-    is_draining: bool,
-}
-
-/// xorshift64*, which needs no state that threads share.
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % n
-    }
-}
-
-fn at(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
-
-impl Server {
-    fn new(index: usize, setup: &Setup, rng: &mut Rng) -> Self {
-        let requests = setup.requests as u64;
-        let (from, period) = (rng.below(2 * requests), 1 + rng.below(requests));
-        let is_faulty = rng.below(100) < setup.fault_percent;
-        let fault = match rng.below(6) {
-            _ if !is_faulty => Fault::None,
-            0 => Fault::Crash(from, from + period),
-            1 => Fault::Slow(2 + rng.below(20)),
-            2 => Fault::Flap(1 + rng.below(30)),
-            3 => Fault::Partition(from, from + period),
-            4 => Fault::Broken,
-            _ => Fault::Busy(1 + rng.below(200)),
-        };
-        Self {
-            key: index.to_string(),
-            fault,
-            health: Health::new(),
-            latency: PeakLatency::new(at(100)),
-            success: SuccessRate::new(at(100)),
-            in_flight: 0,
-            probes: 0,
-            sample: Sample::default(),
-            is_out: false,
-            is_draining: false,
-        }
-    }
-
-    /// Returns the outcome of a request at `now`, and its duration.
-    fn serve(&self, now: u64, rng: &mut Rng) -> (Outcome, u64) {
-        let usual = 1 + rng.below(4);
-        match self.fault {
-            Fault::Crash(from, to) if (from..to).contains(&now) => (Outcome::Unreachable, 0),
-            Fault::Slow(factor) => (Outcome::Answer, usual * factor),
-            Fault::Flap(period) if now / period % 2 == 1 => (Outcome::Unreachable, 0),
-            Fault::Partition(from, to) if (from..to).contains(&now) => (Outcome::Failed, 30),
-            Fault::Broken => (Outcome::Failed, 0),
-            Fault::Busy(period) if rng.below(2) == 0 => (Outcome::Busy(period), usual),
-            _ => (Outcome::Answer, usual),
-        }
-    }
-
-    /// Returns whether it is healthy and the operator lets it have requests. It may be at its limit.
-    fn is_available(&self, now: Duration) -> bool {
-        !self.is_out && !self.is_draining && self.health.is_healthy(now, &OPTIONS)
-    }
-
-    /// Returns whether it may get a request that was not tried there.
-    fn is_free(&self, now: Duration, ignores_health: bool) -> bool {
-        let is_healthy = ignores_health || self.health.is_healthy(now, &OPTIONS);
-        is_healthy && !self.is_out && self.in_flight < LIMIT
-    }
-}
-
-/// The servers as a source of candidates for one attempt.
-struct View<'a> {
-    servers: &'a [Server],
-    now: Duration,
-    ignores_health: bool,
-    tried: &'a [usize],
-}
-
-impl Source for View<'_> {
-    fn count(&self) -> usize {
-        self.servers.len()
-    }
-
-    fn candidate(&self, index: usize) -> Candidate<'_> {
-        let server = &self.servers[index];
-        let mut candidate = Candidate::new(&server.key);
-        candidate.weight = 1 + index as u32 % 3;
-        candidate.in_flight = server.in_flight;
-        candidate.latency = server.latency.get(self.now);
-        candidate.success = server.success.get();
-        candidate.ramp = server.health.ramp(self.now, &OPTIONS);
-        candidate.is_available = server.is_free(self.now, self.ignores_health);
-        candidate.is_draining = server.is_draining;
-        candidate.is_tried = self.tried.contains(&index);
-        candidate
-    }
+/// A request and the servers where it was tried.
+struct Sent {
+    key: usize,
+    tried: Vec<usize>,
 }
 
 /// An attempt in flight: its end, its outcome, and its begin.
@@ -197,79 +54,88 @@ struct Running {
     outcome: Outcome,
     began: u64,
     is_probe: bool,
-    tried: Vec<usize>,
+    request: Sent,
 }
 
 struct Run {
     setup: Setup,
     options: HealthOptions,
+    has_checks: bool,
     servers: Vec<Server>,
-    policy: Box<dyn Pick>,
-    prepared: Prepared,
+    policy: Policy,
     rng: Rng,
     /// Attempts by the time of their end; the number distinguishes equal times.
     ends: BinaryHeap<Reverse<(u64, usize)>>,
     running: Vec<Option<Running>>,
     swept_at: u64,
+    checked_at: u64,
+    ended_at: u64,
     answered: usize,
     failed: usize,
     refused: usize,
+    events: Events,
 }
 
 impl Run {
-    fn new(seed: u64, setup: fn(&mut Rng) -> Setup) -> Self {
-        let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    fn new(seed: u64, setup: fn(&mut Rng) -> Setup, tables: &Tables) -> Self {
+        let mut rng = Rng::with_seed(seed);
         let setup = setup(&mut rng);
-        let options = OPTIONS.panic_below(if rng.below(2) == 0 { 0 } else { 40 });
+        // Without a number of failures in a row, comparisons alone eject servers that fail.
+        let options = OPTIONS
+            .panic_below(if rng.below(2) == 0 { 0 } else { 60 })
+            .consecutive_failures(if rng.below(4) == 0 { 0 } else { 3 });
+        let has_checks = rng.below(3) == 0;
         let servers = (0..setup.endpoints).map(|i| Server::new(i, &setup, &mut rng));
         let servers: Vec<_> = servers.collect();
-        let policy: Box<dyn Pick> = match seed % 8 {
-            0 => Box::new(RoundRobin::new()),
-            1 => Box::new(Random::with_seed(seed)),
-            2 => Box::new(LeastOutstanding::new()),
-            3 => Box::new(PowerOfTwoChoices::with_seed(seed)),
-            _ => Box::new(PeakEwma::with_seed(seed)),
-        };
-        let view = View { servers: &servers, now: at(0), ignores_health: false, tried: &[] };
-        let prepared = policy.prepare(Candidates::new(&view));
+        let (ignores_health, tried) = (false, &[][..]);
+        let view = View { servers: &servers, options: &options, now: at(0), ignores_health, tried };
+        let policy = Policy::new(seed, &view, tables);
         Self {
             setup,
             options,
+            has_checks,
             servers,
             policy,
-            prepared,
             rng,
             ends: BinaryHeap::new(),
             running: Vec::new(),
             swept_at: 0,
+            checked_at: 0,
+            ended_at: 0,
             answered: 0,
             failed: 0,
             refused: 0,
+            events: Events::default(),
         }
     }
 
-    fn run(&mut self) {
+    fn run(mut self) -> Events {
         let mut now = 0;
         for _ in 0..self.setup.requests {
-            now += self.rng.below(5);
+            if self.rng.below(self.setup.burst) == 0 {
+                now += self.rng.below(5);
+            }
             self.end_until(now);
             self.sweep(now);
+            self.check(now);
             if self.rng.below(20) == 0 {
                 self.operate(now);
             }
-            self.send(now, Vec::new());
+            let key = self.rng.below(KEYS as u64) as usize;
+            self.send(now, Sent { key, tried: Vec::new() });
         }
         self.end_until(u64::MAX);
-        self.check_end(now);
+        self.check_end(now.max(self.ended_at));
+        self.events
     }
 
     /// Takes an endpoint out, drains it or restores it, as an operator.
     fn operate(&mut self, now: u64) {
         let index = self.rng.below(self.servers.len() as u64) as usize;
         let server = &mut self.servers[index];
-        if server.is_out || server.is_draining {
+        if !server.is_in() {
             (server.is_out, server.is_draining) = (false, false);
-            server.health.restore(at(now), &OPTIONS);
+            server.health.restore(at(now), &self.options);
         } else if self.rng.below(2) == 0 {
             server.is_out = true;
             server.health.take_out(Duration::MAX);
@@ -279,8 +145,14 @@ impl Run {
         }
     }
 
-    fn available(&self, now: u64) -> usize {
-        self.servers.iter().filter(|server| server.is_available(at(now))).count()
+    /// Returns how many endpoints are available, and how many the operator lets have requests.
+    fn available(&self, now: u64) -> (usize, usize) {
+        let (mut available, mut total) = (0, 0);
+        for server in self.servers.iter().filter(|server| server.is_in()) {
+            total += 1;
+            available += usize::from(server.health.is_healthy(at(now), &self.options));
+        }
+        (available, total)
     }
 
     /// Ejects outliers.
@@ -291,44 +163,74 @@ impl Run {
         self.swept_at = now;
         let samples: Vec<_> =
             self.servers.iter_mut().map(|server| std::mem::take(&mut server.sample)).collect();
-        for index in outliers(&samples, &OPTIONS) {
-            let may_eject = OPTIONS.may_eject(self.available(now), self.servers.len());
-            if may_eject && self.servers[index].health.eject_outlier(at(now), &OPTIONS) {
-                assert!(self.available(now) >= MIN_AVAILABLE, "the floor of outliers");
+        let by_success = outliers(&samples, &self.options.outlier_latency(0));
+        for index in outliers(&samples, &self.options) {
+            let (available, total) = self.available(now);
+            if self.options.may_eject(available, total)
+                && self.servers[index].health.eject_outlier(at(now), &self.options)
+            {
+                assert!(self.available(now).0 >= MIN_AVAILABLE, "the floor of outliers");
+                let is_by_success = by_success.contains(&index);
+                self.events.count_if(is_by_success, Event::SuccessOutlier);
+                self.events.count_if(!is_by_success, Event::LatencyOutlier);
             }
         }
     }
 
-    /// Sends a request that was already tried at these servers.
-    fn send(&mut self, now: u64, tried: Vec<usize>) {
-        let (time, count) = (at(now), self.servers.len());
-        let is_left = |(i, s): (usize, &Server)| s.is_available(time) && !tried.contains(&i);
-        let healthy = self.servers.iter().filter(|s| s.health.is_healthy(time, &OPTIONS)).count();
-        let ignores_health =
-            self.options.is_panic(healthy, count) || !self.servers.iter().enumerate().any(is_left);
-        let view = View { servers: &self.servers, now: time, ignores_health, tried: &tried };
-        let candidates = Candidates::new(&view).with_prepared(&self.prepared);
-        let Some(index) = self.policy.pick(candidates) else {
-            let is_free = |(i, s): (usize, &Server)| {
-                s.is_free(time, ignores_health) && !s.is_draining && !tried.contains(&i)
-            };
-            let is_refused_in_vain = self.servers.iter().enumerate().any(is_free);
+    /// Checks all endpoints.
+    fn check(&mut self, now: u64) {
+        if !self.has_checks || now < self.checked_at + CHECK_INTERVAL {
+            return;
+        }
+        self.checked_at = now;
+        for server in &self.servers {
+            let is_well = server.is_well(now);
+            if server.health.check(at(now), is_well, &self.options) {
+                let is_up =
+                    server.health.is_clear() || server.health.is_healthy(at(now), &self.options);
+                assert!(is_well || !is_up, "it is down");
+                self.events.count(if is_well { Event::Up } else { Event::Down });
+            }
+        }
+    }
+
+    fn send(&mut self, now: u64, request: Sent) {
+        let (time, tried) = (at(now), &request.tried);
+        let is_left =
+            |(i, s): (usize, &Server)| s.is_available(time, &self.options) && !tried.contains(&i);
+        // Counted only where it is needed, since it takes most of the time.
+        let is_panic = self.options.has_panic_share() && {
+            let (healthy, total) = self.available(now);
+            self.options.is_panic(healthy, total)
+        };
+        let ignores_health = is_panic || !self.servers.iter().enumerate().any(is_left);
+        let servers = &self.servers;
+        let view = View { servers, options: &self.options, now: time, ignores_health, tried };
+        let Some(picked) = self.policy.pick(&view, request.key, &mut self.events) else {
+            let is_refused_in_vain = (0..servers.len()).any(|i| view.is_eligible(i));
             assert!(!is_refused_in_vain, "there is a free server that was not tried");
             self.refused += 1;
+            self.events.count(Event::Refused);
             return;
         };
 
-        let server = &self.servers[index];
+        let (index, server) = (picked.index, &self.servers[picked.index]);
         assert!(!tried.contains(&index), "tried twice");
         assert!(!server.is_out && server.health.is_in(time), "an operator has taken it out");
-        assert!(!server.is_draining && !server.health.is_draining(), "an operator drains it");
+        assert_eq!(server.is_draining, server.health.is_draining());
+        assert!(!server.is_draining || picked.is_session, "an operator drains it");
         assert!(server.in_flight < LIMIT, "at its limit");
-        let phase = server.health.phase(time, &OPTIONS);
-        let is_unhealthy = matches!(phase, Phase::Ejected { .. } | Phase::BackingOff { .. });
+        let is_unhealthy = !server.health.is_healthy(time, &self.options);
         assert!(ignores_health || !is_unhealthy, "ejected, while others are healthy");
-        let attempt = server.health.begin(time, &OPTIONS, ignores_health);
+        let phase = server.phase(time, &self.options);
+        let attempt = server.health.begin(time, &self.options, ignores_health);
         let attempt = attempt.expect("a half-open server that has its probe is not offered");
-        let is_probe = phase == Phase::HalfOpen && !ignores_health;
+        let is_probe = attempt.is_probe();
+        self.events.count_if(is_probe, Event::Probe);
+        self.events.count_if(is_panic, Event::Panic);
+        self.events.count_if(is_unhealthy, Event::Forced);
+        self.events.count_if(matches!(phase, Phase::SlowStart { .. }), Event::SlowStart);
+        self.events.count_if(!tried.is_empty(), Event::Retried);
 
         let (outcome, takes) = server.serve(now, &mut self.rng);
         let server = &mut self.servers[index];
@@ -342,7 +244,7 @@ impl Run {
             outcome,
             began: now,
             is_probe,
-            tried,
+            request,
         }));
     }
 
@@ -353,16 +255,13 @@ impl Run {
         {
             self.ends.pop();
             let running = self.running[number].take().expect("it ends once");
+            self.ended_at = end;
             self.end(running, end);
         }
     }
 
     fn end(&mut self, running: Running, now: u64) {
-        let Running { server: index, attempt, outcome, began, is_probe, mut tried } = running;
-        let is_answer = matches!(outcome, Outcome::Answer | Outcome::Busy(_));
-        // Counted only where it is needed, since it takes most of the time.
-        let available = if is_answer { 0 } else { self.available(now) };
-        let count = self.servers.len();
+        let Running { server: index, attempt, outcome, began, is_probe, mut request } = running;
         let server = &mut self.servers[index];
         server.in_flight -= 1;
         server.probes -= usize::from(is_probe);
@@ -370,85 +269,160 @@ impl Run {
         server.sample.failures += u32::from(outcome != Outcome::Answer);
         server.success.observe(at(now), outcome == Outcome::Answer);
         let was_out = server.is_out;
-        let mut is_ejected = false;
-        if is_answer {
-            server.latency.observe(at(now), at(now - began));
-            if let Outcome::Busy(period) = outcome {
-                server.health.back_off(at(now), at(period), &OPTIONS);
+        match outcome {
+            Outcome::Answer | Outcome::Busy(_) => {
+                self.succeed(index, attempt, outcome, began, now);
+                self.answered += 1;
             }
-            server.health.succeed(attempt, at(now), &OPTIONS);
-            self.answered += 1;
-        } else {
-            let failure = match outcome {
-                Outcome::Unreachable => Failure::Unreachable,
-                _ => Failure::Failed,
-            };
-            let may_eject = || OPTIONS.may_eject(available, count);
-            let phase = server.health.phase(at(now), &OPTIONS);
-            let was_healthy = matches!(phase, Phase::Ready | Phase::SlowStart { .. });
-            let was_probe = attempt.is_probe();
-            let has_begun = server.health.fail(attempt, at(now), &OPTIONS, failure, may_eject);
-            // A failed probe ends a recovery, whatever the floor.
-            is_ejected = has_begun && was_healthy && !was_probe && failure == Failure::Failed;
-            if let Phase::Ejected { until } = server.health.phase(at(now), &OPTIONS) {
-                assert!(until <= at(now + MAX_EJECTION), "the longest ejection");
-            }
+            Outcome::Unreachable => self.fail(index, attempt, Failure::Unreachable, now),
+            Outcome::Failed => self.fail(index, attempt, Failure::Failed, now),
         }
-        let is_out = !server.health.is_in(at(now));
+        let is_out = !self.servers[index].health.is_in(at(now));
         assert_eq!(is_out, was_out, "only an operator lets it in");
-        assert!(!is_ejected || self.available(now) >= MIN_AVAILABLE, "the floor");
-        if !is_answer {
-            tried.push(index);
-            if tried.len() < ATTEMPTS { self.send(now, tried) } else { self.failed += 1 }
+        if matches!(outcome, Outcome::Failed | Outcome::Unreachable) {
+            request.tried.push(index);
+            if request.tried.len() < ATTEMPTS {
+                self.send(now, request);
+            } else {
+                self.failed += 1;
+                self.events.count(Event::Failed);
+            }
         }
     }
 
-    fn check_end(&mut self, now: u64) {
+    fn succeed(&mut self, index: usize, attempt: Attempt, outcome: Outcome, began: u64, now: u64) {
+        let (server, options) = (&mut self.servers[index], &self.options);
+        server.latency.observe(at(now), at(now - began));
+        match outcome {
+            Outcome::Busy(period) => {
+                server.health.back_off(at(now), at(period), options);
+                self.events.count(Event::BackedOff);
+            }
+            _ => {
+                server.sample.timed += 1;
+                server.sample.latency += at(now - began);
+            }
+        }
+        let was_ejected =
+            matches!(server.phase(at(now), options), Phase::Ejected { .. } | Phase::HalfOpen);
+        server.health.succeed(attempt, at(now), options);
+        let phase = server.phase(at(now), options);
+        let is_back = matches!(phase, Phase::Ready | Phase::SlowStart { .. });
+        self.events.count_if(was_ejected && is_back, Event::Readmitted);
+    }
+
+    fn fail(&mut self, index: usize, attempt: Attempt, failure: Failure, now: u64) {
+        let (available, total) = self.available(now);
+        let (server, options) = (&self.servers[index], &self.options);
+        let is_floor = Cell::new(false);
+        let may_eject = || {
+            is_floor.set(!options.may_eject(available, total));
+            !is_floor.get()
+        };
+        let phase = server.phase(at(now), options);
+        let was_healthy = matches!(phase, Phase::Ready | Phase::SlowStart { .. });
+        let was_probe = attempt.is_probe();
+        let has_begun = server.health.fail(attempt, at(now), options, failure, may_eject);
+        let is_reached = failure == Failure::Failed;
+        // A failed probe ends a recovery, whatever the floor.
+        let is_ejected = has_begun && was_healthy && !was_probe && is_reached;
+        if let Phase::Ejected { until } = server.phase(at(now), options) {
+            assert!(until <= at(now + MAX_EJECTION), "the longest ejection");
+        }
+        assert!(!is_ejected || self.available(now).0 >= MIN_AVAILABLE, "the floor");
+        self.events.count_if(is_ejected, Event::Ejected);
+        self.events.count_if(has_begun && was_probe, Event::ProbeFailed);
+        self.events.count_if(has_begun && !was_probe && !is_reached, Event::Unreachable);
+        self.events.count_if(is_floor.get(), Event::Floor);
+    }
+
+    fn check_end(&self, now: u64) {
         let (requests, lost) = (self.setup.requests, self.failed + self.refused);
         assert_eq!(self.answered + lost, requests, "each request has one end");
-        if self.setup.endpoints == 100 {
-            // Half of the servers have no fault at all.
+        let options = &self.options;
+        let is_half_well = self.setup.endpoints == 100 && self.setup.fault_percent <= 50;
+        if is_half_well && *options == options.consecutive_failures(3) {
             assert!(lost * 5 < requests, "{lost} of {requests} failed");
         }
         let later = at(now + 2 * MAX_EJECTION);
         for server in &self.servers {
             assert_eq!(server.in_flight, 0);
-            let is_offered = server.health.is_healthy(later, &OPTIONS);
+            // Those that are down are up again.
+            (0..2).for_each(|_| _ = server.health.check(later, true, options));
+            let is_offered = server.health.is_healthy(later, options);
             assert!(is_offered, "an ejection ends, and no probe is lost");
-            let attempt = server.health.begin(later, &OPTIONS, false).expect("a probe is free");
-            server.health.succeed(attempt, later, &OPTIONS);
+            let attempt = server.health.begin(later, options, false).expect("a probe is free");
+            server.health.succeed(attempt, later, options);
             let end = later + at(50);
-            let phase = server.health.phase(end, &OPTIONS);
+            let phase = server.health.phase(end, options);
             let is_well = match phase {
                 Phase::Out { .. } => server.is_out,
                 Phase::Draining => server.is_draining,
-                _ => phase == Phase::Ready && !server.is_out && !server.is_draining,
+                _ => phase == Phase::Ready && server.is_in(),
             };
             assert!(is_well, "{phase:?} after a success and the slow start");
         }
     }
 }
 
-fn run(setup: fn(&mut Rng) -> Setup) {
-    let threads = 2;
-    std::thread::scope(|scope| {
-        for thread in 0..threads {
-            scope.spawn(move || {
-                for seed in (thread..SEEDS).step_by(threads as usize) {
-                    let run = std::panic::catch_unwind(|| Run::new(seed, setup).run());
-                    assert!(run.is_ok(), "seed {seed}");
-                }
-            });
-        }
-    });
+fn seeds() -> u64 {
+    let seeds = std::env::var("VESTIBULE_POLICY_SEEDS").ok().and_then(|n| n.parse().ok());
+    seeds.unwrap_or(SEEDS)
 }
+
+/// Runs all seeds, and checks that each of these events occurs.
+fn run(setup: fn(&mut Rng) -> Setup, expected: &[Event]) {
+    let (threads, seeds, tables) = (2, seeds(), &Tables::default());
+    let run_share = move |thread: u64| {
+        let mut events = Events::default();
+        for seed in (thread..seeds).step_by(threads as usize) {
+            let run = std::panic::catch_unwind(|| Run::new(seed, setup, tables).run());
+            events.add(&run.unwrap_or_else(|_| panic!("seed {seed}")));
+        }
+        events
+    };
+    let events = std::thread::scope(|scope| {
+        let shares: Vec<_> = (0..threads).map(|n| scope.spawn(move || run_share(n))).collect();
+        let mut all = Events::default();
+        shares.into_iter().for_each(|share| all.add(&share.join().unwrap()));
+        all
+    });
+    println!("{seeds} seeds: {events:?}");
+    for &event in expected {
+        assert!(events.get(event) >= (seeds / 100).max(1), "{event:?} is rare: {events:?}");
+    }
+}
+
+/// Events of sets of any size.
+const COMMON: [Event; 20] = [
+    Event::Ejected,
+    Event::Unreachable,
+    Event::SuccessOutlier,
+    Event::LatencyOutlier,
+    Event::Down,
+    Event::Up,
+    Event::Probe,
+    Event::ProbeFailed,
+    Event::Readmitted,
+    Event::SlowStart,
+    Event::BackedOff,
+    Event::Panic,
+    Event::Forced,
+    Event::Retried,
+    Event::Failed,
+    Event::KeyMoved,
+    Event::LoadBounded,
+    Event::Session,
+    Event::DrainingSession,
+    Event::NotFirst,
+];
 
 #[test]
 fn hundred_endpoints_that_fail_in_any_way_keep_the_invariants() {
-    run(Setup::large);
+    run(Setup::large, &COMMON);
 }
 
 #[test]
 fn few_endpoints_that_fail_in_any_way_keep_the_invariants() {
-    run(Setup::small);
+    run(Setup::small, &[&COMMON[..], &[Event::Backup, Event::Floor, Event::Refused]].concat());
 }
