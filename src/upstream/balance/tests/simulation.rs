@@ -1,7 +1,11 @@
-//! Simulation of `Retry` over a balancer in paused time: servers that fail in several ways, limits, a queue, and an
-//! operator who changes the set.
+//! Simulation of `Retry` over a balancer in paused time: servers that fail in several ways, limits, a queue, outliers, and
+//! an operator who changes the set. What occurs is counted: an invariant over something that never occurs says nothing.
 
-use std::{cell::Cell, sync::atomic::AtomicBool};
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    sync::{LazyLock, atomic::AtomicBool},
+};
 
 use http_body_util::BodyExt;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -11,23 +15,89 @@ use crate::{
     peer::Deadline,
     policy::{
         backoff::Backoff,
-        pick::{LeastOutstanding, PowerOfTwoChoices},
+        pick::{First, LeastOutstanding, PowerOfTwoChoices, Tiers},
     },
 };
 
+/// The default number of seeds. `VESTIBULE_BALANCE_SEEDS` sets another one.
 const SEEDS: u64 = 300;
-const REQUESTS: usize = 150;
 const ATTEMPTS: usize = 3;
-/// Requests in flight at a server.
-const LIMIT: usize = 4;
 const MS: Duration = Duration::from_millis(1);
-const KEYS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+
+static KEYS: LazyLock<Vec<String>> =
+    LazyLock::new(|| (0..100).map(|index| index.to_string()).collect());
 
 const OPTIONS: HealthOptions = HealthOptions::new()
     .consecutive_failures(3)
     .ejection(Backoff::new(Duration::from_millis(10), Duration::from_millis(80)))
     .max_retry_after(Duration::from_millis(50))
+    .slow_start(Duration::from_millis(20))
+    .outlier_success(60)
+    .outlier_latency(3)
+    .outlier_requests(4)
+    .outlier_interval(Duration::from_millis(30))
     .max_ejected(90);
+
+/// The size of a run.
+#[derive(Clone, Copy)]
+struct Setup {
+    endpoints: usize,
+    requests: usize,
+    /// Requests at one time, on average, and the milliseconds between two times, at most.
+    burst: u64,
+    pause: u64,
+    fault_percent: u64,
+}
+
+impl Setup {
+    /// One run in ten has a hundred endpoints, and bursts of about as many requests as they can take.
+    fn new(seed: u64, random: &Random) -> Self {
+        if seed.is_multiple_of(10) {
+            let fault_percent = if random.below(3) == 0 { 100 } else { 50 };
+            return Self { endpoints: 100, requests: 1000, burst: 200, pause: 60, fault_percent };
+        }
+        let (endpoints, fault_percent) = (2 + random.below(7) as usize, random.below(101));
+        Self { endpoints, requests: 150, burst: 1, pause: 4, fault_percent }
+    }
+
+    /// Returns the weight of a server. Of many, one in ten has so many requests that they can be compared with each other.
+    fn weight(self, index: usize) -> u32 {
+        if index % 10 == 9 { 10 } else { 1 + index as u32 % 3 }
+    }
+
+    /// Returns the requests in flight at a server.
+    fn limit(self, index: usize) -> usize {
+        match self.endpoints {
+            100 if index % 10 == 9 => 10,
+            100 => 2,
+            _ => 4,
+        }
+    }
+}
+
+/// The number of each event.
+type Events = BTreeMap<&'static str, u64>;
+
+/// Events that occur in runs of any size.
+const EXPECTED: [&str; 17] = [
+    "answer",
+    "half-open",
+    "back-off",
+    "busy",
+    "ejected",
+    "ejected again",
+    "incomplete",
+    "queue full",
+    "lost",
+    "outlier by latency",
+    "outlier by success",
+    "panic",
+    "readmitted",
+    "retried",
+    "slow start",
+    "waited",
+    "waited too long",
+];
 
 #[derive(Clone, Copy, PartialEq)]
 enum Fault {
@@ -48,6 +118,7 @@ struct Server {
     period: Duration,
     begin: Instant,
     well_from: Instant,
+    limit: usize,
     in_flight: std::sync::atomic::AtomicUsize,
     /// Whether an operator keeps requests away from it.
     is_out: AtomicBool,
@@ -81,7 +152,8 @@ impl Random {
 }
 
 impl Server {
-    fn new(key: &'static str, fault_percent: u64, random: &Random) -> Self {
+    fn new(index: usize, setup: Setup, random: &Random) -> Self {
+        let (key, limit) = (KEYS[index].as_str(), setup.limit(index));
         let faults = [
             Fault::Refuses,
             Fault::BreaksOff,
@@ -90,12 +162,12 @@ impl Server {
             Fault::IsBusy,
             Fault::Truncates,
         ];
-        let is_faulty = random.below(100) < fault_percent;
+        let is_faulty = random.below(100) < setup.fault_percent;
         let fault = if is_faulty { faults[random.below(6) as usize] } else { Fault::None };
         let (begin, period) = (Instant::now(), MS * (1 + random.below(150) as u32));
         let well_from = begin + MS * random.below(300) as u32;
         let (in_flight, is_out) = Default::default();
-        Self { key, fault, period, begin, well_from, in_flight, is_out }
+        Self { key, fault, period, begin, well_from, limit, in_flight, is_out }
     }
 
     fn fault(&self) -> Fault {
@@ -115,7 +187,11 @@ impl Server {
             tried.push(self.key);
         }
         assert!(!self.is_out.load(Relaxed), "an operator has taken {} out", self.key);
-        assert!(self.in_flight.fetch_add(1, Relaxed) < LIMIT, "{} is over its limit", self.key);
+        assert!(
+            self.in_flight.fetch_add(1, Relaxed) < self.limit,
+            "{} is over its limit",
+            self.key
+        );
         let at_server = AtServer(self);
         let fail = |kind, delivery, request| {
             Err(AttemptError::new(kind, delivery, "simulated").with_request(request))
@@ -159,53 +235,133 @@ struct Run {
     endpoints: Vec<Endpoint<ErasedService>>,
     balance: Simulated,
     random: Random,
+    setup: Setup,
+    panic_below: usize,
+    events: Events,
+    /// The last phase of each endpoint.
+    phases: HashMap<String, Phase>,
 }
 
 impl Run {
     fn new(seed: u64) -> Self {
         let random = Random(Cell::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1));
-        let (count, fault_percent) = (2 + random.below(7) as usize, random.below(101));
-        let server = |&key| Arc::new(Server::new(key, fault_percent, &random));
-        let servers: Vec<_> = KEYS[..count].iter().map(server).collect();
-        let endpoint = |server: &Arc<Server>| {
+        let setup = Setup::new(seed, &random);
+        let server = |index| Arc::new(Server::new(index, setup, &random));
+        let servers: Vec<_> = (0..setup.endpoints).map(server).collect();
+        let endpoint = |(index, server): (usize, &Arc<Server>)| {
             let at = server.clone();
             let service = service_fn(move |request: Request<Body>| at.clone().serve(request));
             Endpoint::new(server.key, ErasedService::new(service))
-                .limits(EndpointLimits::new().in_flight(LIMIT).pending(LIMIT - 1))
+                .limits(EndpointLimits::new().in_flight(server.limit).pending(server.limit - 1))
+                .weight(setup.weight(index))
+                .tier(u8::from(index % 4 == 3))
         };
-        let endpoints: Vec<_> = servers.iter().map(endpoint).collect();
-        let policy: Arc<dyn Pick> = match seed % 4 {
+        let endpoints: Vec<_> = servers.iter().enumerate().map(endpoint).collect();
+        // Of the runs with a hundred endpoints, too.
+        let policy: Arc<dyn Pick> = match (seed + seed / 10) % 7 {
             0 => Arc::new(RoundRobin::new()),
             1 => Arc::new(LeastOutstanding::new()),
             2 => Arc::new(PowerOfTwoChoices::with_seed(seed)),
+            3 => Arc::new(First::new()),
+            4 => Arc::new(ConsistentHash::ring(RequestKey::path())),
+            5 => Arc::new(Tiers::new(RoundRobin::new)),
             _ => Arc::new(PeakEwma::with_seed(seed)),
         };
-        let panic_below = if random.below(2) == 0 { 0 } else { 40 };
+        let panic_below = if random.below(2) == 0 { 0 } else { 60 };
+        let (bound, timeout) =
+            if random.below(4) == 0 { (setup.endpoints, 4 * MS) } else { (1000, 1000 * MS) };
         let balance = BalanceBuilder::new()
             .health(OPTIONS.panic_below(panic_below))
-            .queue(QueueOptions::new(1000).timeout(Duration::from_secs(1)))
+            .queue(QueueOptions::new(bound).timeout(timeout))
             .build(endpoints.clone(), policy);
-        Self { servers, endpoints, balance, random }
+        let (events, phases) = Default::default();
+        let panic_below = panic_below.into();
+        Self { servers, endpoints, balance, random, setup, panic_below, events, phases }
     }
 
-    async fn run(self) {
+    fn count(&mut self, event: &'static str, n: u64) {
+        *self.events.entry(event).or_default() += n;
+    }
+
+    fn count_if(&mut self, occurs: bool, event: &'static str) {
+        self.count(event, u64::from(occurs));
+    }
+
+    /// Checks the limits of all endpoints, and counts what has changed.
+    fn observe(&mut self) {
+        let statuses = self.balance.status();
+        let is_in = |phase| !matches!(phase, Phase::Out { .. } | Phase::Draining);
+        let is_healthy =
+            |phase| matches!(phase, Phase::Ready | Phase::SlowStart { .. } | Phase::HalfOpen);
+        let total = statuses.iter().filter(|status| is_in(status.phase)).count();
+        let healthy = statuses.iter().filter(|status| is_healthy(status.phase)).count();
+        self.count_if(healthy * 100 < total * self.panic_below, "panic");
+        for status in statuses {
+            assert!(status.pending <= status.in_flight);
+            assert!(status.in_flight <= status.limits.max_in_flight());
+            let key = status.key.as_str();
+            let last = self.phases.insert(key.to_owned(), status.phase).unwrap_or(Phase::Ready);
+            if last == status.phase {
+                continue;
+            }
+            let was_ejected = matches!(last, Phase::Ejected { .. } | Phase::HalfOpen);
+            match status.phase {
+                Phase::Ejected { .. } if was_ejected => self.count("ejected again", 1),
+                Phase::Ejected { .. } => {
+                    self.count("ejected", 1);
+                    let text = status.last_errors.first().map_or("", |error| &*error.text);
+                    if text.starts_with("outlier") {
+                        let is_by_latency = text.starts_with("outlier: 0 of");
+                        self.count_if(is_by_latency, "outlier by latency");
+                        self.count_if(!is_by_latency, "outlier by success");
+                    }
+                }
+                Phase::BackingOff { .. } => self.count("back-off", 1),
+                Phase::HalfOpen => self.count("half-open", 1),
+                Phase::SlowStart { .. } | Phase::Ready => {
+                    self.count_if(was_ejected, "readmitted");
+                    self.count_if(status.phase != Phase::Ready, "slow start");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    async fn run(mut self) -> Events {
         let mut calls = Vec::new();
-        for _ in 0..REQUESTS {
-            sleep(MS * self.random.below(4) as u32).await;
+        for _ in 0..self.setup.requests {
+            if self.random.below(self.setup.burst) == 0 {
+                for _ in 0..self.random.below(self.setup.pause) {
+                    sleep(MS).await;
+                    self.observe();
+                }
+            }
             if self.random.below(10) == 0 {
                 self.operate();
             }
-            calls.push(tokio::task::spawn_local(send(self.balance.clone())));
-            for status in self.balance.status() {
-                assert!(status.pending <= status.in_flight && status.in_flight <= LIMIT);
-            }
+            let path = format!("/{}", self.random.below(50));
+            calls.push(tokio::task::spawn_local(send(self.balance.clone(), path)));
         }
         for call in calls {
             // It may fail, but `send` has checked why.
             let ended = tokio::time::timeout(Duration::from_secs(30), call).await;
-            let (_result, _attempts) = ended.expect("it ends").unwrap();
+            let (result, attempts) = ended.expect("it ends").unwrap();
+            self.count_if(attempts > 1, "retried");
+            self.count(
+                match result {
+                    Ok(StatusCode::OK) => "answer",
+                    Ok(_) => "busy",
+                    Err(event) => event,
+                },
+                1,
+            );
         }
+        let queue = self.balance.queue_stats();
+        self.count("waited", queue.admitted);
+        self.count("queue full", queue.refused);
+        self.count("waited too long", queue.timed_out);
         self.check_end().await;
+        self.events
     }
 
     /// Ejects, drains or removes a server, or puts it back.
@@ -226,7 +382,7 @@ impl Run {
         }
     }
 
-    async fn check_end(self) {
+    async fn check_end(&self) {
         assert_eq!(self.balance.queue_stats().waiting, 0);
         for endpoint in &self.endpoints {
             tokio::time::timeout(MS, endpoint.handle().idle()).await.expect("it is idle");
@@ -251,15 +407,16 @@ impl Run {
             assert!(endpoint.handle().is_available(), "an ejection ends, and no probe is lost");
         }
         for _ in 0..10 * self.servers.len() {
-            let (result, tried) = send(self.balance.clone()).await;
+            let (result, tried) = send(self.balance.clone(), "/".into()).await;
             assert_eq!((result, tried), (Ok(StatusCode::OK), 1));
         }
     }
 }
 
 /// Sends a request. Returns the status, or whether the response was incomplete or there was none, and the attempts.
-async fn send(balance: Simulated) -> (Result<StatusCode, &'static str>, usize) {
+async fn send(balance: Simulated, path: String) -> (Result<StatusCode, &'static str>, usize) {
     let (tried, mut request) = (Tried::default(), request());
+    *request.uri_mut() = path.parse().unwrap();
     request.extensions_mut().insert(tried.clone());
     let retry = RetryLayer::new().attempts(ATTEMPTS).without_budget().attempt_timeout(20 * MS);
     let result = retry.layer(balance.clone()).oneshot(request).await;
@@ -276,8 +433,9 @@ async fn send(balance: Simulated) -> (Result<StatusCode, &'static str>, usize) {
                 !is_out && !tried.contains(&e.key().as_str())
             };
             let is_overloaded = Error::find(&*error).is_some_and(Error::is_overloaded);
-            // A timeout in the queue was an attempt too.
-            let has_waited = balance.queue_stats().timed_out > 0;
+            // A wait in the queue in vain was an attempt too.
+            let queue = balance.queue_stats();
+            let has_waited = queue.timed_out + queue.refused > 0;
             assert!(
                 tried.len() == ATTEMPTS
                     || is_overloaded
@@ -285,7 +443,7 @@ async fn send(balance: Simulated) -> (Result<StatusCode, &'static str>, usize) {
                     || !balance.endpoints().iter().any(is_left),
                 "failed after {tried:?}: {error}"
             );
-            Err("failed")
+            Err("lost")
         }
     };
     (result, tried.len())
@@ -293,13 +451,41 @@ async fn send(balance: Simulated) -> (Result<StatusCode, &'static str>, usize) {
 
 #[test]
 fn retries_over_a_balancer_keep_the_invariants() {
-    for seed in 0..SEEDS {
-        let run = std::panic::catch_unwind(|| {
-            let mut runtime = tokio::runtime::Builder::new_current_thread();
-            let runtime = runtime.enable_all().start_paused(true).build().unwrap();
-            let tasks = tokio::task::LocalSet::new();
-            runtime.block_on(tasks.run_until(async { Run::new(seed).run().await }));
-        });
-        assert!(run.is_ok(), "seed {seed}");
+    let seeds = std::env::var("VESTIBULE_BALANCE_SEEDS").ok().and_then(|n| n.parse().ok());
+    let (threads, seeds) = (2, seeds.unwrap_or(SEEDS));
+    let simulate = |seed| {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().start_paused(true).build().unwrap();
+        let tasks = tokio::task::LocalSet::new();
+        runtime.block_on(tasks.run_until(async { Run::new(seed).run().await }))
+    };
+    let run_share = move |thread: u64| {
+        let mut all = [Events::new(), Events::new()];
+        for seed in (thread..seeds).step_by(threads as usize) {
+            let events = std::panic::catch_unwind(|| simulate(seed));
+            let events = events.unwrap_or_else(|_| panic!("seed {seed}"));
+            add(&mut all[usize::from(seed.is_multiple_of(10))], &events);
+        }
+        all
+    };
+    let all = std::thread::scope(|scope| {
+        let shares: Vec<_> = (0..threads).map(|n| scope.spawn(move || run_share(n))).collect();
+        let mut all = [Events::new(), Events::new()];
+        for share in shares {
+            let share = share.join().unwrap();
+            all.iter_mut().zip(&share).for_each(|(all, share)| add(all, share));
+        }
+        all
+    });
+    for (events, endpoints) in all.iter().zip(["a few", "a hundred"]) {
+        println!("{seeds} seeds, with {endpoints} endpoints: {events:?}");
+        for event in EXPECTED {
+            let n = events.get(event).copied().unwrap_or(0);
+            assert!(n >= seeds / 100, "{event} is rare with {endpoints} endpoints: {events:?}");
+        }
     }
+}
+
+fn add(all: &mut Events, events: &Events) {
+    events.iter().for_each(|(event, n)| *all.entry(event).or_default() += n);
 }
