@@ -5,6 +5,7 @@ use std::{net::Ipv4Addr, sync::atomic::AtomicU64, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    time::Instant,
 };
 
 use super::*;
@@ -85,11 +86,12 @@ async fn server_that_becomes_slow_loses_its_share_of_requests() {
     load.go_on().await;
     let shares = next_shares(&site, &load).await;
     assert!(shares.iter().all(|&share| share >= 5), "all have some: {shares:?}");
-    // `slow_endpoint_loses_its_share_within_a_second` bounds the time, with a paused clock.
     links[0].delay.store(300, Relaxed);
-    load.go_on().await;
+    let begin = Instant::now();
+    until(|| begin.elapsed() >= Duration::from_secs(1)).await;
+    // A count, and not a time: on a machine that is busy for all of this second, each client has one more request there.
     let shares = next_shares(&site, &load).await;
-    assert!(shares[0] <= 4, "the slow one has few: {shares:?}");
+    assert!(shares[0] <= 4, "the slow one has few after a second: {shares:?}");
 
     let failed = load.stop().await;
     assert_eq!(failed, Vec::<String>::new());
