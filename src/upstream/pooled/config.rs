@@ -37,8 +37,10 @@ pub const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
-/// They do not change while a server is in use, as its [limits](super::super::EndpointHandle::set_limits) of concurrent
-/// requests can. For other options, replace the endpoint by one with the same key. The requests of the old one continue:
+/// Two limits can be changed while a server is in use: that of its concurrent requests, and so of the connections that they
+/// use over HTTP/1.1, by [`EndpointHandle::set_limits`](super::super::EndpointHandle::set_limits); and that of idle
+/// connections, by [`IdleLimit::set_max`]. For other options, replace the endpoint by one with the same key. The requests of
+/// the old one continue:
 ///
 /// ```
 /// use vestibule::upstream::{Endpoint, PoolConfig, Remote, ServerAddress, Upstream};

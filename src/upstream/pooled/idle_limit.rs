@@ -4,7 +4,10 @@ use std::{
     fmt,
     sync::{
         Arc, LazyLock, Mutex, PoisonError, Weak,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::Instant,
 };
@@ -23,7 +26,7 @@ static SHARED: LazyLock<IdleLimit> = LazyLock::new(|| IdleLimit::new(TOTAL_IDLE)
 /// Below the limit, a server has as many idle connections as were in use at the same time within the idle timeout:
 /// the connection that was used last is reused first, so that the others become old and are closed. At the limit,
 /// connections that have been idle for long are closed first, of any server: of four pools in rotation, the one with
-/// the oldest connection closes it.
+/// the oldest connection closes it. [`set_max`](Self::set_max) changes the limit while servers use it.
 ///
 /// ```
 /// use vestibule::upstream::{IdleLimit, PoolConfig, Upstream};
@@ -40,7 +43,7 @@ static SHARED: LazyLock<IdleLimit> = LazyLock::new(|| IdleLimit::new(TOTAL_IDLE)
 pub struct IdleLimit(Arc<Shared>);
 
 struct Shared {
-    max: usize,
+    max: AtomicUsize,
     idle: AtomicUsize,
     pools: Mutex<Pools>,
 }
@@ -64,7 +67,8 @@ pub(super) trait Evict: Send + Sync {
 impl IdleLimit {
     /// Creates a limit of `max` connections. With 0, none is kept.
     pub fn new(max: usize) -> Self {
-        Self(Arc::new(Shared { max, idle: AtomicUsize::new(0), pools: Mutex::default() }))
+        let (max, idle, pools) = (max.into(), AtomicUsize::new(0), Mutex::default());
+        Self(Arc::new(Shared { max, idle, pools }))
     }
 
     /// Returns the limit of the process, [`TOTAL_IDLE`], which all servers without another limit share.
@@ -75,6 +79,37 @@ impl IdleLimit {
     /// Returns the current number of idle connections.
     pub fn idle(&self) -> usize {
         self.0.idle.load(Relaxed)
+    }
+
+    /// Returns the maximum number of idle connections.
+    pub fn max(&self) -> usize {
+        self.0.max.load(Relaxed)
+    }
+
+    /// Changes the maximum number of idle connections. Those beyond a lower one are closed at once: of each server in turn,
+    /// the one that has been idle longest.
+    ///
+    /// ```
+    /// use vestibule::upstream::IdleLimit;
+    ///
+    /// let limit = IdleLimit::new(1000);
+    /// limit.set_max(100);
+    /// assert_eq!(limit.max(), 100);
+    /// ```
+    pub fn set_max(&self, max: usize) {
+        // Sequentially consistent, like `count_one`: either that sees the new maximum, or its connection is seen below.
+        self.0.max.store(max, SeqCst);
+        let pools: Vec<_> = self.pools().list.iter().filter_map(Weak::upgrade).collect();
+        let is_over = || self.0.idle.load(SeqCst) > self.max();
+        while is_over() {
+            let mut has_closed = false;
+            for pool in &pools {
+                has_closed |= is_over() && pool.evict_oldest();
+            }
+            if !has_closed {
+                return; // other threads use or close them
+            }
+        }
     }
 
     /// Adds a pool, which is removed when it is dropped.
@@ -88,7 +123,7 @@ impl IdleLimit {
 
     /// Counts one more idle connection. Returns whether the limit is exceeded: then call [`evict`](Self::evict).
     pub(super) fn count_one(&self) -> bool {
-        self.0.idle.fetch_add(1, Relaxed) >= self.0.max
+        self.0.idle.fetch_add(1, SeqCst) >= self.0.max.load(SeqCst)
     }
 
     /// Counts `n` idle connections less.
@@ -145,7 +180,7 @@ impl IdleLimit {
 impl fmt::Debug for IdleLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IdleLimit")
-            .field("max", &self.0.max)
+            .field("max", &self.max())
             .field("idle", &self.idle())
             .finish_non_exhaustive()
     }

@@ -171,6 +171,38 @@ async fn idle_limit_closes_the_connection_that_was_idle_longest_of_all_servers()
     assert_eq!(remote.idle_connections(), 0);
 }
 
+#[tokio::test]
+async fn lower_idle_limit_closes_idle_connections_of_all_servers() {
+    let limit = IdleLimit::new(100);
+    let remote = |address| {
+        Remote::builder(address).pool(PoolConfig::new().idle_limit(limit.clone())).build()
+    };
+    let [(a, _), (b, _)] = [counting().await, counting().await];
+    let [a, b] = [a, b].map(remote);
+    let burst = async |remote: &Remote| {
+        let requests: Vec<_> =
+            (0..20).map(|_| tokio::spawn(remote.clone().oneshot(get()))).collect();
+        for request in requests {
+            request.await.unwrap().unwrap();
+        }
+    };
+    burst(&a).await;
+    burst(&b).await;
+    let idle = || [&a, &b].map(Remote::idle_connections);
+    let [of_a, of_b] = idle();
+    assert!(of_a > 5 && of_b > 5, "{of_a} {of_b}");
+    limit.set_max(6);
+    assert_eq!((idle(), limit.idle(), limit.max()), ([3, 3], 6, 6));
+    // It holds for the next requests, too.
+    burst(&a).await;
+    assert_eq!(limit.idle(), 6);
+    limit.set_max(0);
+    assert_eq!((idle(), limit.idle()), ([0, 0], 0));
+    limit.set_max(100);
+    burst(&a).await;
+    assert!(limit.idle() > 6);
+}
+
 /// A server that answers a head with a body of one byte, which is not sent.
 async fn begin_answer(listener: &TcpListener) -> TcpStream {
     let mut server = accept(listener).await;
