@@ -13,7 +13,10 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, Weak},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -54,7 +57,7 @@ const MAX_PICKS: usize = 32;
 /// The set of endpoints can be changed at any time: [`insert`](Self::insert), [`remove`](Self::remove),
 /// [`replace`](Self::replace), [`follow`](Self::follow). A request uses one snapshot of the set, which it reads
 /// without a lock. The requests of a removed endpoint continue. Weights, policy, limits and health options can be
-/// changed as well, and [`status`](Self::status) shows all of them.
+/// changed as well, and [`status`](Self::status) shows them.
 ///
 /// While all untried endpoints are ejected, the policy sees them as available: an attempt that will probably fail is
 /// better than a refusal. An endpoint that an operator has [taken out](super::EndpointHandle::eject) never gets a
@@ -94,7 +97,7 @@ struct Shared<S, P> {
     /// Held while the set is being changed.
     change: Mutex<()>,
     group: Arc<Group>,
-    empty: EmptySet,
+    waits_if_empty: AtomicBool,
     /// Closed when the balancer is dropped, to end its tasks.
     open: watch::Sender<()>,
 }
@@ -228,7 +231,7 @@ impl<S, P> Shared<S, P> {
     fn waits(&self, refusal: Refusal) -> bool {
         match refusal {
             Refusal::NoRoom => true,
-            Refusal::Empty => self.empty == EmptySet::Wait,
+            Refusal::Empty => self.waits_if_empty.load(Relaxed),
             Refusal::Exhausted => false,
         }
     }

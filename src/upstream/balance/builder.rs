@@ -73,6 +73,7 @@ impl BalanceBuilder {
     }
 
     /// Sets how a request is handled when there is no endpoint. Default [`EmptySet::Fail`].
+    /// [`Balance::set_empty`] changes it later.
     pub const fn empty(mut self, empty: EmptySet) -> Self {
         self.empty = empty;
         self
@@ -94,7 +95,7 @@ impl BalanceBuilder {
             set: ArcSwap::from_pointee(Set::new(endpoints, Arc::new(policy), group.options())),
             change: Mutex::default(),
             group: Arc::new(group),
-            empty: self.empty,
+            waits_if_empty: (self.empty == EmptySet::Wait).into(),
             open: watch::Sender::new(()),
         }))
     }

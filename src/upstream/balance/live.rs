@@ -2,10 +2,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use super::Balance;
+use super::{Balance, EmptySet};
 use crate::{
     net::clock,
     policy::{health::HealthOptions, pick::Pick},
@@ -47,6 +47,20 @@ impl<S, P> Balance<S, P> {
     /// Changes the options of the queue. Waiting requests keep theirs.
     pub fn set_queue(&self, options: QueueOptions) {
         self.0.group.queue.set_options(options);
+    }
+
+    /// Returns how a request is handled when there is no endpoint.
+    pub fn empty(&self) -> EmptySet {
+        match self.0.waits_if_empty.load(Relaxed) {
+            false => EmptySet::Fail,
+            true => EmptySet::Wait,
+        }
+    }
+
+    /// Changes how a request is handled when there is no endpoint, also one that waits.
+    pub fn set_empty(&self, empty: EmptySet) {
+        self.0.waits_if_empty.store(empty == EmptySet::Wait, Relaxed);
+        self.0.group.queue.wake();
     }
 
     /// Returns the options of ejections.

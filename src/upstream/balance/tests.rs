@@ -238,7 +238,7 @@ async fn operator_takes_last_endpoint_out() {
 
 #[tokio::test(start_paused = true)]
 async fn half_open_endpoint_gets_one_probe_at_a_time() {
-    let broken = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let broken = Arc::new(AtomicBool::new(true));
     let flag = broken.clone();
     let service = service_fn(move |_: Request<Body>| {
         let is_broken = flag.load(Relaxed);
@@ -322,6 +322,31 @@ async fn empty_set_fails_at_once_or_waits_for_an_endpoint() {
     for call in calls {
         assert_eq!(key_of(&call.await.unwrap().unwrap()), "a");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn handling_of_requests_without_an_endpoint_is_changed() {
+    let builder = BalanceBuilder::new().queue(QueueOptions::new(9)).empty(EmptySet::Wait);
+    let balance = builder.build([], RoundRobin::new());
+    assert_eq!(balance.empty(), EmptySet::Wait);
+    let calls: Vec<_> = (0..3).map(|_| tokio::spawn(balance.clone().oneshot(request()))).collect();
+    tokio::task::yield_now().await;
+    assert_eq!(balance.queue_stats().waiting, 3);
+    let begin = tokio::time::Instant::now();
+    balance.set_empty(EmptySet::Fail);
+    for call in calls {
+        let error = call.await.unwrap().unwrap_err();
+        assert_eq!((error.kind(), queue_error(&error)), (AttemptErrorKind::NoEndpoint, None));
+    }
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+    balance.clone().oneshot(request()).await.unwrap_err();
+
+    balance.set_empty(EmptySet::Wait);
+    let call = tokio::spawn(balance.clone().oneshot(request()));
+    tokio::task::yield_now().await;
+    assert_eq!(balance.queue_stats().waiting, 1);
+    balance.insert(named("a"));
+    assert_eq!(key_of(&call.await.unwrap().unwrap()), "a");
 }
 
 #[tokio::test(start_paused = true)]

@@ -60,7 +60,7 @@ async fn policy_that_refuses_a_request_is_not_asked_for_ever() {
 
 /// An endpoint of whose connections the first one has been closed.
 fn stale_at_first(key: &'static str) -> Endpoint<ErasedService> {
-    let (is_first, inner) = (std::sync::atomic::AtomicBool::new(true), named(key));
+    let (is_first, inner) = (AtomicBool::new(true), named(key));
     let is_first = Arc::new(is_first);
     let service = service_fn(move |request: Request<Body>| {
         let (is_stale, mut inner) = (is_first.swap(false, Relaxed), inner.service().clone());
