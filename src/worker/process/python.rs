@@ -22,7 +22,7 @@ const BOOTSTRAP: &str = "import socket\n\
     main(front)";
 
 /// Creates a pool of worker processes that run a WSGI application (PEP 3333): Django, Flask, or any other. It needs a
-/// Python interpreter, version 3.9 or later, and no other server.
+/// Python interpreter, version 3.9 or later, and no other server. It is tested with CPython 3.9 to 3.14.
 ///
 /// `application` is a module and an object in it, for example `mysite.wsgi:application`. The object defaults to
 /// `application`. With `()` after its name, it is a factory, which is called when the application is loaded.
