@@ -6,6 +6,8 @@
 
 #![allow(unreachable_pub, reason = "modules of a program")]
 
+#[path = "django/front/application.rs"]
+mod application;
 #[path = "django/front/args.rs"]
 mod args;
 #[path = "django/front/check.rs"]
@@ -23,6 +25,7 @@ mod site;
 
 use std::{process::ExitCode, time::Duration};
 
+use application::Application;
 use args::Args;
 use project::Project;
 use tokio::sync::watch;
@@ -30,7 +33,6 @@ use vestibule::{
     HttpService,
     net::{Address, process::schedule_for_throughput},
     serve::{serve, shutdown_signal},
-    worker::Processes,
 };
 
 /// Shutdown timeout: the time that requests in flight may take when the program is stopped.
@@ -60,24 +62,26 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         tracing::warn!(%error, "cannot change the scheduling policy");
     }
     let mut project = Project::open(&args)?;
-    let workers = start(&mut project, &args).await?;
-    let site = site::front(&project, &args, workers.clone());
+    let application = start(&mut project, &args).await?;
+    let site = site::front(&project, &args, application.workers.clone());
     if args.reload {
         let (changed, changes) = watch::channel(0);
-        reload::spawn(project, workers.clone(), changed);
+        reload::spawn(project, application.clone(), changed);
         listen(&args, refresh::refresh(site, changes)).await?;
     } else {
+        #[allow(clippy::disallowed_methods, reason = "the task ends with the process")]
+        tokio::spawn(application.clone().reload_on_hangup());
         listen(&args, site).await?;
     }
-    workers.shutdown(SHUTDOWN).await?;
+    application.shutdown(SHUTDOWN).await?;
     Ok(())
 }
 
-/// Prepares the project and starts its workers. With `--reload`, a failure is repaired by the change of a file.
+/// Prepares the project and starts its processes. With `--reload`, a failure is repaired by the change of a file.
 async fn start(
     project: &mut Project,
     args: &Args,
-) -> Result<Processes, Box<dyn std::error::Error>> {
+) -> Result<Application, Box<dyn std::error::Error>> {
     loop {
         let files = reload::scan(&project.dir).await;
         let error = match try_start(project, args) {
@@ -89,9 +93,12 @@ async fn start(
     }
 }
 
-fn try_start(project: &mut Project, args: &Args) -> Result<Processes, Box<dyn std::error::Error>> {
+fn try_start(
+    project: &mut Project,
+    args: &Args,
+) -> Result<Application, Box<dyn std::error::Error>> {
     project.prepare()?;
-    Ok(site::workers(project, args).start()?)
+    Ok(Application::start(project, args)?)
 }
 
 async fn listen<S>(args: &Args, site: S) -> std::io::Result<()>

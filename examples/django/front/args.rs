@@ -14,11 +14,13 @@ django [OPTIONS] [PROJECT_DIR MODULE:APP]
   --workers N       processes that run the application (one for each core)
   --threads N       front threads, beside the workers (1; 0: one for each core)
   --refork-after N  forks the workers again from one that has answered N requests, which saves memory
+  --daemon COMMAND  runs a command of the shell beside the workers, restarts it with them, and stops it with the
+                    site, such as 'python manage.py qcluster'; may be repeated
   --asgi            the application uses ASGI, such as mysite.asgi:application
   --trust NETWORK   trusts X-Forwarded-For and -Proto of proxies there, such as 10.0.0.0/8; may be repeated
   --public-media    serves MEDIA_ROOT at MEDIA_URL without access control
   --log             logs a line for each request
-  --reload          for development: restarts workers and refreshes the browser when a file changes
+  --reload          for development: restarts workers and daemons, and refreshes the browser when a file changes
   --check           checks the set-up, prints what to repair, and exits";
 
 pub struct Args {
@@ -26,6 +28,7 @@ pub struct Args {
     pub workers: usize,
     pub threads: Option<usize>,
     pub refork_after: Option<u64>,
+    pub daemons: Vec<String>,
     pub asgi: bool,
     pub trust: Vec<Network>,
     pub public_media: bool,
@@ -44,6 +47,7 @@ impl Args {
             workers: std::thread::available_parallelism().map_or(1, Into::into),
             threads: None,
             refork_after: None,
+            daemons: Vec::new(),
             asgi: false,
             trust: Vec::new(),
             public_media: false,
@@ -60,6 +64,7 @@ impl Args {
                 Long("workers") => args.workers = parser.value()?.parse()?,
                 Long("threads") => args.threads = Some(parser.value()?.parse()?),
                 Long("refork-after") => args.refork_after = Some(parser.value()?.parse()?),
+                Long("daemon") => args.daemons.push(parser.value()?.string()?),
                 Long("asgi") => args.asgi = true,
                 Long("trust") => args.trust.push(parser.value()?.parse_with(network)?),
                 Long("public-media") => args.public_media = true,

@@ -48,6 +48,12 @@ impl Python {
         Err(io::Error::new(io::ErrorKind::NotFound, why))
     }
 
+    /// Returns the directory of the virtual environment's programs; `None` for the interpreter of the system.
+    pub fn programs(&self) -> Option<PathBuf> {
+        let bin = self.path.parent().filter(|bin| !bin.as_os_str().is_empty())?;
+        std::path::absolute(bin).ok()
+    }
+
     /// Runs the interpreter with these arguments in a directory, and returns its output.
     pub fn output(&self, dir: &Path, args: &[&str], envs: &[(&str, &str)]) -> io::Result<Output> {
         let mut command = Command::new(&self.path);

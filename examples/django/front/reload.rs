@@ -1,4 +1,4 @@
-//! `--reload`: replaces the workers when a file of the project has changed.
+//! `--reload`: replaces the processes of the site when a file of the project has changed.
 
 use std::{
     collections::HashMap,
@@ -9,9 +9,8 @@ use std::{
 };
 
 use tokio::sync::watch;
-use vestibule::worker::Processes;
 
-use crate::project::Project;
+use crate::{application::Application, project::Project};
 
 /// Interval between two scans of the project. inotify would need a watch for each directory, and does not report
 /// changes on network file systems.
@@ -30,7 +29,7 @@ const MAX_FILES: usize = 20_000;
 pub type Files = HashMap<PathBuf, SystemTime>;
 
 /// Watches the project until the program exits. `changed` counts successful reloads.
-pub fn spawn(project: Project, workers: Processes, changed: watch::Sender<u64>) {
+pub fn spawn(project: Project, application: Application, changed: watch::Sender<u64>) {
     #[allow(clippy::disallowed_methods, reason = "the task ends with the process")]
     tokio::spawn(async move {
         let project = Arc::new(project);
@@ -45,7 +44,7 @@ pub fn spawn(project: Project, workers: Processes, changed: watch::Sender<u64>) 
             if is_static && let Err(error) = collect_static(&project).await {
                 eprintln!("{error}");
             }
-            match workers.reload().await {
+            match application.reload().await {
                 Ok(()) => changed.send_modify(|n| *n += 1),
                 // The log has the output of the new workers. The old ones continue.
                 Err(error) => eprintln!("{error}"),

@@ -1,6 +1,6 @@
-//! The layers in front of the application.
+//! The processes of the site, and the layers in front of them.
 
-use std::time::Duration;
+use std::{env, time::Duration};
 
 use tower::{Layer, ServiceBuilder};
 use vestibule::{
@@ -11,7 +11,7 @@ use vestibule::{
         TrustedProxyLayer,
     },
     semantics::forwarded::ClientField,
-    worker::{self, Processes, ProcessesBuilder, Python},
+    worker::{self, Command, DaemonBuilder, Processes, ProcessesBuilder, Python, WorkerProcess},
 };
 
 use crate::{args::Args, project::Project};
@@ -22,8 +22,8 @@ const MAX_BODY: u64 = 64 << 20;
 /// Maximum time of a request in the queue and in a worker.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Drain and stop timeout of workers in development, where requests in flight may be lost: code that was replaced ends soon,
-/// and an endless response does not delay the next reload.
+/// Drain timeout of workers, and stop timeout of workers and daemons, in development, where requests in flight may be lost: code
+/// that was replaced ends soon, and an endless response does not delay the next reload.
 const DEVELOPMENT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Prefix of private files: `X-Accel-Redirect: /private/a.pdf` sends `a.pdf` of `MEDIA_ROOT`.
@@ -43,6 +43,27 @@ pub fn workers(project: &Project, args: &Args) -> ProcessesBuilder<Python> {
         workers = workers.drain_timeout(DEVELOPMENT_TIMEOUT).stop_timeout(DEVELOPMENT_TIMEOUT);
     }
     workers
+}
+
+/// Returns the settings of a daemon, which runs in the directory and the environment of the project.
+pub fn daemon(project: &Project, args: &Args, command: &str) -> DaemonBuilder {
+    // `exec` replaces the shell, so that the stop signal reaches the program itself.
+    let shell = Command::new("/bin/sh").args(["-c", &format!("exec {command}")]);
+    // Its output is logged line by line, as that of a terminal, and not when a buffer is full.
+    let mut shell = shell.current_dir(&project.dir).env("PYTHONUNBUFFERED", "1");
+    if let Some(bin) = project.python.programs() {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let path = env::join_paths([bin].into_iter().chain(env::split_paths(&path)));
+        shell = shell.env("PATH", path.unwrap_or_default());
+    }
+    for (name, value) in &project.envs {
+        shell = shell.env(name, value);
+    }
+    let name = command.to_owned();
+    let started =
+        move |process: WorkerProcess| tracing::info!(pid = process.pid, "daemon started: {name}");
+    let daemon = worker::daemon(shell).on_spawn(started);
+    if args.reload { daemon.stop_timeout(DEVELOPMENT_TIMEOUT) } else { daemon }
 }
 
 /// Returns the service for clients: the workers, and the layers in front of them.

@@ -1,6 +1,8 @@
 """The program itself: its doctor, the virtual environment that it makes, its log, and `--reload`."""
 import http.client
 import os
+import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -61,6 +63,17 @@ FAILING = """
 def application(environ, start_response):
     environ["wsgi.errors"].write("said to wsgi.errors\\n")
     raise ValueError("on purpose")
+"""
+
+
+# A daemon that says where it runs, and that it ends.
+JOBS = """
+import os, signal, sys
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("jobs end"))
+print("jobs {text}", os.getcwd(), sys.prefix, sys.argv[1:], "pid=%d" % os.getpid())
+while True:
+    signal.pause()
 """
 
 
@@ -177,14 +190,21 @@ class EnvironmentTest(Project):
 
 class Running(Project):
     def start(self, *options):
-        """Starts the program; returns its URL. Its lines of the log are in a queue."""
-        command = self.command(*options, "--workers", "1")
-        process = subprocess.Popen(command, env=self.environment(), stderr=subprocess.PIPE, text=True)
-        self.lines = Queue()
+        """Starts the program; returns its URL."""
+        return self.run_program(self.command(*options, "--workers", "1"), self.environment())
+
+    def run_program(self, command, env):
+        """Starts a program; returns its URL. Its lines of the log are in a queue."""
+        self.process = process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+        self.lines, ports = Queue(), Queue()
 
         def read():
             for line in process.stderr:
                 self.lines.put(line)
+                if found := LISTENS.search(line):
+                    ports.put(found[1])
+            self.lines.put(None)
+            ports.put(None)
             process.stderr.close()
 
         reader = threading.Thread(target=read)
@@ -192,13 +212,24 @@ class Running(Project):
         self.addCleanup(reader.join, PATIENCE)
         self.addCleanup(process.wait, PATIENCE)
         self.addCleanup(process.terminate)
-        return f"http://127.0.0.1:{LISTENS.search(self.line('Open http'))[1]}"
+        port = ports.get(timeout=PATIENCE)
+        self.assertIsNotNone(port, "the program did not start")
+        return f"http://127.0.0.1:{port}"
 
     def line(self, text):
         """Waits for a line of the log with this text."""
+        while (line := self.lines.get(timeout=PATIENCE)) is not None:
+            if text in line:
+                return line
+        raise AssertionError(f"the log ends without {text!r}")
+
+    def lines_until(self, text):
+        """Waits for a line of the log with this text; returns those before it that are about the jobs."""
+        lines = []
         while text not in (line := self.lines.get(timeout=PATIENCE)):
-            pass
-        return line
+            if "jobs" in line:
+                lines.append(line)
+        return lines
 
 
 @needs("VESTIBULE_DJANGO, which names the program", "VESTIBULE_DJANGO" in os.environ)
@@ -258,3 +289,74 @@ class ReloadTest(Running):
         self.line("app.py has changed: reloading")
         with self.assertRaises((http.client.IncompleteRead, ConnectionError)):
             response.read()
+
+
+@needs("VESTIBULE_DJANGO, which names the program", "VESTIBULE_DJANGO" in os.environ)
+class DaemonTest(Running):
+    def write_code(self, text):
+        self.write(PAGE.replace("{text}", text), "app.py")
+        self.write(JOBS.replace("{text}", text), "jobs.py")
+
+    def get(self, url):
+        with urllib.request.urlopen(url, timeout=PATIENCE) as response:
+            return response.read().decode()
+
+    def started(self, text):
+        """Waits for the first line of the daemon, checks it, and returns the process id."""
+        line = self.line(f"jobs {text}")
+        self.assertIn(f"{self.dir.resolve()} {sys.prefix} ['two words']", line)
+        return int(line.rsplit("pid=", 1)[1].split()[0])
+
+    def assert_gone(self, pid):
+        with self.assertRaises(ProcessLookupError):
+            os.kill(pid, 0)
+
+    def test_daemon_is_restarted_by_hangup_and_stopped_with_the_site(self):
+        self.write_code("first")
+        url = self.start("--daemon", "python jobs.py 'two words'")
+        self.assertIn("python jobs.py 'two words'", self.line("daemon started"))
+        first = self.started("first")
+        self.assertEqual(self.get(url), "<p>first</p>")
+
+        self.write_code("second")
+        self.process.send_signal(signal.SIGHUP)
+        self.line("jobs end")
+        second = self.started("second")
+        self.assertEqual(self.get(url), "<p>second</p>")
+        self.assert_gone(first)
+
+        self.process.terminate()
+        self.line("jobs end")
+        self.assertEqual(self.process.wait(PATIENCE), 0)
+        self.assert_gone(second)
+
+    def test_daemon_that_is_killed_is_started_again(self):
+        self.write_code("first")
+        self.start("--daemon", "python jobs.py 'two words'")
+        os.kill(self.started("first"), signal.SIGKILL)
+        self.started("first")
+
+    def test_daemon_is_restarted_with_workers_unless_the_new_code_is_broken(self):
+        self.write_code("first")
+        self.start("--reload", "--daemon", "python jobs.py 'two words'")
+        self.started("first")
+
+        self.write("raise ValueError('half of a thought')\n", "app.py")
+        self.assertEqual(self.lines_until("half of a thought"), [])
+        self.write(PAGE.replace("{text}", "second"), "app.py")
+        self.assertEqual(self.lines_until("jobs end"), [])
+        self.started("first")
+
+    def test_housekeeping_of_the_guest_book_deletes_expired_sessions(self):
+        program = [os.environ["VESTIBULE_DJANGO"], "--listen", "127.0.0.1:0", "--workers", "1"]
+        env = self.environment() | {"DJANGO_DATA": str(self.dir)}
+        url = self.run_program([*program, "--daemon", "python manage.py housekeeping"], env)
+        self.line("expired sessions deleted: 0")
+        self.assertIn("You have been here 1 time.", self.get(url))
+        database = sqlite3.connect(self.dir / "db.sqlite3", timeout=PATIENCE)
+        self.addCleanup(database.close)
+        with database:
+            database.execute("UPDATE django_session SET expire_date = '2000-01-01 00:00:00'")
+        self.process.send_signal(signal.SIGHUP)
+        self.line("expired sessions deleted: 1")
+        self.assertEqual(database.execute("SELECT count(*) FROM django_session").fetchone(), (0,))
