@@ -15,16 +15,13 @@
 //!
 //! Only the addresses differ: an application on another machine is an endpoint like one on this machine.
 
-use std::time::Duration;
+#[path = "three_tiers/front.rs"]
+#[allow(unreachable_pub, reason = "module of a program")]
+mod front;
 
+use front::Options;
 use lexopt::prelude::*;
-use tower::ServiceBuilder;
-use vestibule::{
-    layer::{RequestBufferLayer, RescueLayer, ResponseBufferLayer},
-    net::{Drain, Listener},
-    serve::{serve, shutdown_signal},
-    upstream::{RetryLayer, TcpBalance, Upstream},
-};
+use vestibule::{BoxError, serve::shutdown_signal};
 
 const HELP: &str = "\
 three_tiers [--listen ADDR] --app SERVER [--app SERVER ...]
@@ -36,16 +33,20 @@ three_tiers [--listen ADDR] --app SERVER [--app SERVER ...]
   --database SERVER        host:port or unix:/path of a database; may be repeated";
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let (mut listen, mut database_listen) = ("127.0.0.1:8080".to_owned(), None);
-    let (mut apps, mut databases) = (Vec::new(), Vec::new());
+async fn main() -> Result<(), BoxError> {
+    let mut options = Options {
+        listen: "127.0.0.1:8080".to_owned(),
+        apps: Vec::new(),
+        database_listen: None,
+        databases: Vec::new(),
+    };
     let mut args = lexopt::Parser::from_env();
     while let Some(arg) = args.next()? {
         match arg {
-            Long("listen") => listen = args.value()?.string()?,
-            Long("app") => apps.push(args.value()?.string()?),
-            Long("database-listen") => database_listen = Some(args.value()?.string()?),
-            Long("database") => databases.push(args.value()?.string()?),
+            Long("listen") => options.listen = args.value()?.string()?,
+            Long("app") => options.apps.push(args.value()?.string()?),
+            Long("database-listen") => options.database_listen = Some(args.value()?.string()?),
+            Long("database") => options.databases.push(args.value()?.string()?),
             Short('h') | Long("help") => {
                 println!("{HELP}");
                 return Ok(());
@@ -53,29 +54,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             other => return Err(other.unexpected().into()),
         }
     }
-
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let retry = RetryLayer::new()
-        .attempt_timeout(Duration::from_secs(10))
-        .total_timeout(Duration::from_secs(30));
-    let site = ServiceBuilder::new()
-        .layer(RescueLayer::new()) // outermost: it converts the errors of all layers
-        .layer(ResponseBufferLayer::new()) // frees the application before the client has read the response
-        .layer(RequestBufferLayer::new()) // calls the application when the client has sent the request
-        .service(Upstream::builder(apps).retry(retry).build()?);
-
-    let drain = Drain::new();
-    let front = async {
-        let served = serve(listen, site).shutdown(shutdown_signal()).await;
-        drain.begin(); // also ends the other listener
-        served
-    };
-    let database = async {
-        let Some(address) = database_listen else { return Ok(()) };
-        let database = TcpBalance::builder(databases).build()?;
-        database.serve(Listener::bind(&address.parse()?, false)?, &drain).await
-    };
-    tokio::try_join!(front, database)?;
-    drain.ended().await;
-    Ok(())
+    front::run(options, shutdown_signal()).await
 }

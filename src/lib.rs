@@ -238,6 +238,10 @@ pub mod serve;
 ))]
 pub mod guide;
 
+// A test includes a module of an example, which names this crate.
+#[cfg(test)]
+extern crate self as vestibule;
+
 #[cfg(all(test, feature = "cache", feature = "files", feature = "process", feature = "upstream"))]
 #[allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests")]
 mod tests;

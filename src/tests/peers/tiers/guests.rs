@@ -6,23 +6,23 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     thread::JoinHandle,
-    time::Duration,
 };
 
 use tokio::sync::oneshot;
 use tower::ServiceBuilder;
 
-use super::super::{
-    django::token,
-    machines::{Machine, Network},
-    postgres::{Postgres, query},
+use super::{
+    super::{
+        django::token,
+        machines::{Machine, Network},
+        postgres::{Postgres, query},
+    },
+    Front, address,
 };
 use crate::{
-    layer::{RequestBufferLayer, RescueLayer, ResponseBufferLayer},
-    net::{Drain, Listener},
+    layer::{RequestBufferLayer, RescueLayer},
     serve::serve,
-    tests::support::{TIMEOUT, start, within},
-    upstream::{TcpBalance, Upstream},
+    tests::support::{TIMEOUT, within},
     worker,
 };
 
@@ -126,30 +126,16 @@ impl Site<'_> {
     /// Signs the guest book as `name`. Runs where the front is.
     async fn visit(&self, name: &str) {
         let database = self.start_database().await;
-        // The front is between the application and its database, too.
-        let balance = TcpBalance::builder([address(self.database, 5432).to_string()]);
-        let balance = balance.connect_timeout(Duration::from_secs(2)).build().unwrap();
-        let listen = address(self.front, 6432);
-        let listener = Listener::bind(&listen.to_string().parse().unwrap(), false).unwrap();
-        let drain = Drain::new();
-        let (serving, watched) = (balance.clone(), drain.clone());
-        let forwarding = tokio::spawn(async move { serving.serve(listener, &watched).await });
+        // The same code wherever the application is. The front is between it and its database, too.
+        let app = address(self.app, 8000);
+        let front = Front::start(self.front, app, address(self.database, 5432)).await;
 
-        let environment = Environment { database: listen, data: self.data.to_owned() };
+        let environment = Environment { database: front.database, data: self.data.to_owned() };
         let mut migrate = self.app.command(&python());
         migrate.args(["manage.py", "migrate", "--verbosity", "0"]).current_dir(project());
         let output = within(migrate.envs(environment.variables()).output()).await.unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let app = address(self.app, 8000);
         let application = Application::start(self.app.clone(), app, environment).await;
-
-        // The same code wherever the application is.
-        let site = ServiceBuilder::new()
-            .layer(RescueLayer::new())
-            .layer(ResponseBufferLayer::new())
-            .layer(RequestBufferLayer::new())
-            .service(Upstream::new([app.to_string()]).unwrap());
-        let front = start(site).await;
 
         let (status, page) = self.browse(front.addr, "/", None).await;
         assert_eq!(status, 200, "{page}");
@@ -174,14 +160,7 @@ impl Site<'_> {
 
         front.stop().await;
         database.crash().await;
-        drain.begin();
-        within(drain.ended()).await;
-        forwarding.await.unwrap().unwrap();
     }
-}
-
-fn address(machine: &Machine, port: u16) -> SocketAddr {
-    SocketAddr::new(machine.ip.parse().unwrap(), port)
 }
 
 #[test]
