@@ -21,7 +21,10 @@ use super::{
 use crate::{
     conn::tunnels::TunnelOptions,
     error::{BoxError, Error, Kind},
-    net::process::{Command, ExitStatus},
+    net::{
+        process::{Command, ExitStatus},
+        raise_open_files,
+    },
     policy::{
         backoff::Backoff,
         restart::{Config, GiveUp, Recycle},
@@ -322,7 +325,11 @@ impl<P: Protocol> ProcessesBuilder<P> {
         let refork_after = protocol.refork_after();
         check_refork(refork_after, recycle.requests).map_err(internal)?;
         let lanes = protocol.lanes();
-        let pool = settings.pool.with_lanes(lanes).build(|config| Config {
+        let pool = settings.pool.with_lanes(lanes);
+        if lanes > 1 {
+            raise_open_files(pool.max_workers());
+        }
+        let pool = pool.build(|config| Config {
             backoff,
             start_timeout: Some(start_timeout),
             drain_timeout,

@@ -65,6 +65,11 @@ impl PoolSettings {
         self
     }
 
+    /// Returns the maximum number of workers.
+    pub(super) fn max_workers(&self) -> usize {
+        self.workers.max(self.scale.max)
+    }
+
     /// Creates the pool. `configure` changes the configuration of its supervisor, which restarts workers with
     /// [`RESTART_BACKOFF`] and has no grace period, recycling or start timeout.
     ///
@@ -74,11 +79,11 @@ impl PoolSettings {
         self,
         configure: impl FnOnce(Config) -> Config,
     ) -> Result<Arc<Pool>, Error> {
+        let max_workers = self.max_workers();
         let Self { workers, scale, .. } = self;
         if workers == 0 {
             return Err(Error::new(Kind::Internal, NoWorkers));
         }
-        let max_workers = workers.max(scale.max);
         let config = configure(Config {
             workers,
             scale,

@@ -22,6 +22,9 @@ pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 const MIN_HEALTH_INTERVAL: Duration = Duration::from_millis(10);
 const MAX_HEALTH_INTERVAL: Duration = Duration::from_secs(3600 * 24 * 365);
 
+/// Upper bound of the number of concurrent requests of a process, each of which counts as a worker: 1,000.
+pub(super) const MAX_LANES: usize = 1000;
+
 /// The protocol between a pool and its worker processes, a type parameter of [`ProcessesBuilder`]. This trait is
 /// sealed.
 pub trait Protocol: sealed::Sealed + fmt::Debug {}
@@ -131,8 +134,8 @@ impl ProcessesBuilder<Http> {
         self
     }
 
-    /// Sets the maximum number of concurrent requests of a process, at least 1, for programs like uvicorn or node. The
-    /// default is 1.
+    /// Sets the maximum number of concurrent requests of a process, for programs like uvicorn or node. The default and the
+    /// minimum are 1, and the maximum is 1,000.
     ///
     /// Each of them counts as a worker of the pool, in [`Stats::workers`](crate::worker::Stats::workers) and in all
     /// limits of the number of workers. A process is replaced as a whole: when a request exceeds the request timeout, or
@@ -148,7 +151,7 @@ impl ProcessesBuilder<Http> {
     /// # Ok::<_, vestibule::Error>(())
     /// ```
     pub fn concurrency(mut self, n: usize) -> Self {
-        self.protocol.lanes = n.max(1);
+        self.protocol.lanes = n.clamp(1, MAX_LANES);
         self
     }
 

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use super::{ProcessesBuilder, Protocol, protocol::sealed::Sealed};
+use super::{
+    ProcessesBuilder, Protocol,
+    protocol::{MAX_LANES, sealed::Sealed},
+};
 use crate::{
     conn::tunnels::TunnelOptions, error::BoxError, net::process::Command, worker::executor::process,
 };
@@ -127,9 +130,6 @@ pub fn asgi(application: &str) -> ProcessesBuilder<Python> {
 /// Default maximum number of concurrent requests of a process of [`asgi`]: 32.
 const ASGI_LANES: usize = 32;
 
-/// Upper bound of this number: 64, since each has a socket.
-const MAX_LANES: usize = 64;
-
 /// A Python application, which receives requests in frames: the protocol of [`wsgi`] and [`asgi`].
 #[derive(Debug)]
 pub struct Python {
@@ -243,11 +243,16 @@ impl ProcessesBuilder<Python> {
     }
 
     /// Sets the maximum number of concurrent requests of each process: the number of threads (WSGI), or of tasks in
-    /// one event loop (ASGI). The default is 1 for WSGI and 32 for ASGI; the minimum is 1, and the maximum 64.
+    /// one event loop (ASGI). The default is 1 for WSGI and 32 for ASGI; the minimum is 1, and the maximum 1,000.
     ///
     /// Each counts as a worker: in [`Stats`](super::super::Stats), for the queue, and in all limits of the number of
     /// workers. [`workers`](Self::workers) is the number of processes. Each also needs two descriptors of this process, and
-    /// twice as many during a reload: with 16 processes of 32 more than the usual soft limit of 1,024 (`ulimit -n`).
+    /// twice as many during a reload; the soft limit of open files (`RLIMIT_NOFILE`) is raised for them, as far as the hard
+    /// limit permits. A process without a free descriptor for its requests does not become ready.
+    ///
+    /// A response that lasts, such as a stream of server-sent events or a long poll, counts until it ends, so an ASGI
+    /// application with many of them needs a higher number, and a longer
+    /// [`request_timeout`](Self::request_timeout), which includes the body of the response. Accepted WebSockets do not count.
     ///
     /// A thread cannot be interrupted: when one exceeds its request timeout, its process is replaced. It gets no further
     /// requests as soon as its replacement is ready, and is stopped when the requests of its other threads have ended:

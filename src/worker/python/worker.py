@@ -30,6 +30,8 @@ REAP = 2
 REQUEST, REFORK = 3, 2
 
 MAX_FRAME = 160 << 10
+# The most descriptors that the front sends in a message.
+MAX_DESCRIPTORS = 128
 # Maximum number of bytes of a body, a traceback or a log line in a frame.
 PIECE = 64 << 10
 # The most bytes of a message of a WebSocket, and the most messages that wait for the application.
@@ -518,13 +520,15 @@ def serve_asgi(lanes, application):
             self.to_application.put_nowait({"type": "lifespan." + what})
             await self.answered.wait()
 
+    # For all lanes, since a frame is read completely at once.
+    buffer = bytearray(MAX_FRAME)
+
     class Lane:
         """A socket to the front, for one request at a time."""
 
         def __init__(self, sock, state):
             self.sock, self.state = sock, state
             self.loop = asyncio.get_running_loop()
-            self.buffer = bytearray(MAX_FRAME)
             self.exchange = None
             # The requests by their tasks, which may continue after their responses.
             self.tasks = {}
@@ -536,14 +540,14 @@ def serve_asgi(lanes, application):
 
         def read(self):
             try:
-                count = self.sock.recv_into(self.buffer, 0, socket.MSG_DONTWAIT)
+                count = self.sock.recv_into(buffer, 0, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             except OSError:
                 count = 0
             if not count:
                 return self.close()
-            frame = marshal.loads(self.buffer)
+            frame = marshal.loads(buffer)
             if len(frame) == REQUEST:
                 self.begin(frame)
             elif self.exchange is not None and self.exchange.number == frame[0]:
@@ -1297,6 +1301,8 @@ def serve(sock, kind, application, lanes):
 
 def receive_sockets(sock, count):
     """Receives further sockets, which the front sends over the first."""
-    if not count:
-        return []
-    return [socket.socket(fileno=descriptor) for descriptor in receive_descriptors(sock, count)]
+    sockets = []
+    while len(sockets) < count:
+        some = receive_descriptors(sock, min(count - len(sockets), MAX_DESCRIPTORS))
+        sockets += [socket.socket(fileno=descriptor) for descriptor in some]
+    return sockets

@@ -12,21 +12,44 @@ pub(super) type ProcessId = u64;
 #[derive(Default)]
 pub(super) struct Lanes {
     processes: HashMap<WorkerId, ProcessId>,
-    /// The processes that run requests. They are few.
-    loads: Vec<(ProcessId, usize)>,
+    /// The processes that have lanes or run requests. They are few.
+    loads: Vec<Load>,
     /// Workers whose requests were abandoned, which still run in these processes.
     abandoned: Vec<(WorkerId, ProcessId)>,
+}
+
+struct Load {
+    process: ProcessId,
+    /// The number of its workers.
+    lanes: usize,
+    /// The number of requests that it runs.
+    requests: usize,
 }
 
 impl Lanes {
     /// Registers a worker as a lane of `process`.
     pub(super) fn add(&mut self, worker: WorkerId, process: ProcessId) {
         self.processes.insert(worker, process);
+        self.load_mut(process).lanes += 1;
     }
 
     /// Removes a worker.
     pub(super) fn remove(&mut self, worker: WorkerId) {
-        self.processes.remove(&worker);
+        let Some(process) = self.processes.remove(&worker) else { return };
+        self.load_mut(process).lanes -= 1;
+        self.forget_if_unused(process);
+    }
+
+    fn load_mut(&mut self, process: ProcessId) -> &mut Load {
+        let at = self.loads.iter().position(|load| load.process == process).unwrap_or_else(|| {
+            self.loads.push(Load { process, lanes: 0, requests: 0 });
+            self.loads.len() - 1
+        });
+        &mut self.loads[at]
+    }
+
+    fn forget_if_unused(&mut self, process: ProcessId) {
+        self.loads.retain(|l| l.process != process || l.lanes > 0 || l.requests > 0);
     }
 
     /// Returns the process of which `worker` is a lane.
@@ -36,16 +59,20 @@ impl Lanes {
 
     /// Returns the number of requests that `process` runs; 0 for a worker that is no lane.
     pub(super) fn load(&self, process: Option<ProcessId>) -> usize {
-        let of_process = |process| self.loads.iter().find(|(id, _)| *id == process);
-        process.and_then(of_process).map_or(0, |(_, load)| *load)
+        let of_process = |process| self.loads.iter().find(|load| load.process == process);
+        process.and_then(of_process).map_or(0, |load| load.requests)
+    }
+
+    /// Returns the least number of requests that a process with lanes runs; 0 if there is none.
+    pub(super) fn least_load(&self) -> usize {
+        let loads = self.loads.iter().filter(|load| load.lanes > 0);
+        loads.map(|load| load.requests).min().unwrap_or(0)
     }
 
     /// Records that `process` begins a request.
     pub(super) fn begin(&mut self, process: Option<ProcessId>) {
-        let Some(process) = process else { return };
-        match self.loads.iter_mut().find(|(id, _)| *id == process) {
-            Some((_, load)) => *load += 1,
-            None => self.loads.push((process, 1)),
+        if let Some(process) = process {
+            self.load_mut(process).requests += 1;
         }
     }
 
@@ -65,10 +92,9 @@ impl Lanes {
 
     /// Records that `process` has ended a request.
     pub(super) fn end(&mut self, process: Option<ProcessId>) {
-        let Some(at) = self.loads.iter().position(|(id, _)| Some(*id) == process) else { return };
-        self.loads[at].1 -= 1;
-        if self.loads[at].1 == 0 {
-            self.loads.swap_remove(at);
+        if let Some(process) = process {
+            self.load_mut(process).requests -= 1;
+            self.forget_if_unused(process);
         }
     }
 }

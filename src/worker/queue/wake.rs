@@ -66,13 +66,14 @@ impl Queue {
     /// So a process that answers late, or not at all, gets no more requests than the others have, and several processes
     /// share the cores.
     fn first_idle(&self, is_near: impl Fn(WorkerId) -> bool) -> Option<usize> {
+        let least = self.lanes.least_load();
         let mut first = None;
         for (at, idle) in self.idle.iter().enumerate().rev() {
             let key = (self.lanes.load(idle.process), !is_near(idle.id));
-            if first.is_none_or(|(least, _)| key < least) {
+            if first.is_none_or(|(before, _)| key < before) {
                 first = Some((key, at));
             }
-            if key == (0, false) {
+            if key <= (least, false) {
                 break; // no other one comes before it
             }
         }

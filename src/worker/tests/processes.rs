@@ -189,6 +189,15 @@ async fn process_gets_concurrent_requests_up_to_its_limit() {
 }
 
 #[tokio::test]
+async fn concurrency_of_a_process_has_a_maximum() {
+    let options = |b: ProcessesBuilder| b.workers(1).concurrency(usize::MAX);
+    let pool = InProcesses::start_with(vec![], options).unwrap();
+    assert_eq!(pool.stats().workers, 1000);
+    assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 0");
+    pool.shutdown().await;
+}
+
+#[tokio::test]
 async fn caller_that_leaves_frees_its_lane_of_a_concurrent_process() {
     let options = |b: ProcessesBuilder| b.workers(1).concurrency(2);
     let mut pool = InProcesses::start_with(vec![], options).unwrap();

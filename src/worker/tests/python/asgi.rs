@@ -13,12 +13,17 @@ pub(super) const APPLICATION: &str = include_str!("asgi_application.py");
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
 async fn process_answers_many_requests_at_a_time() {
-    let site = Site::start_with(asgi("asgi_application").workers(1).threads(8));
-    let requests = (0..8).map(|_| tokio::spawn(site.pool.clone().oneshot(get("/barrier"))));
-    for request in requests.collect::<Vec<_>>() {
-        assert_eq!(text(&request.await.unwrap().unwrap()), "8 at a time");
+    // The limit itself, and one of several messages with sockets.
+    for (threads, n) in [(8, 8), (129, 129), (usize::MAX, 1000)] {
+        let site = Site::start_with(asgi("asgi_application").workers(1).threads(threads));
+        assert_eq!(site.pool.stats().workers, n);
+        let request = || get(&format!("/barrier?{n}"));
+        let requests = (0..n).map(|_| tokio::spawn(site.pool.clone().oneshot(request())));
+        for request in requests.collect::<Vec<_>>() {
+            assert_eq!(text(&request.await.unwrap().unwrap()), format!("{n} at a time"));
+        }
+        site.end().await;
     }
-    site.end().await;
 }
 
 #[tokio::test]

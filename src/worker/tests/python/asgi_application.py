@@ -97,7 +97,7 @@ async def application(scope, receive, send):
         take_descriptors()
     if path == "/barrier":
         waiting.append(asyncio.get_running_loop().create_future())
-        if len(waiting) == 8:
+        if len(waiting) == int(scope["query_string"]):
             for future in waiting:
                 future.set_result(None)
         await waiting[len(waiting) - 1]

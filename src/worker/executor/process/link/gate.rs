@@ -37,8 +37,8 @@ use crate::{
     Request,
     conn::{Delivery, log_request},
     error::{BoxError, Error, Kind},
-    net::seqpacket::{self, SeqPacket},
-    proto::gate::{Fault, MAX_FRAME, Reply, cancel, refork},
+    net::seqpacket::{self, MAX_DESCRIPTORS, SeqPacket},
+    proto::gate::{Fault, Reply, cancel, refork},
 };
 
 /// The connection to one worker, for one request at a time. The next request may be sent ahead to a worker that reads
@@ -57,18 +57,16 @@ impl GateLink {
         if let Some(program) = program {
             socket.try_send(program.as_bytes(), &[])?;
         }
-        let buffer = vec![0; MAX_FRAME].into_boxed_slice();
         let window = Window::new(is_sequential, theirs.try_clone()?);
         let (is_violated, is_disconnected) = (false, false);
-        let state =
-            State { buffer, next_id: 0, in_progress: None, window, is_violated, is_disconnected };
+        let state = State { next_id: 0, in_progress: None, window, is_violated, is_disconnected };
         Ok((Self(Arc::new(FrameSocket { socket, state: Mutex::new(state) })), theirs))
     }
 
     /// Sends further sockets to the worker.
     pub(in super::super) fn send_sockets(&self, sockets: &[OwnedFd]) -> io::Result<()> {
         let fds: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-        self.0.socket.try_send(&[0], &fds)
+        fds.chunks(MAX_DESCRIPTORS).try_for_each(|fds| self.0.socket.try_send(&[0], fds))
     }
 
     /// Waits until the worker has loaded the application.
@@ -237,9 +235,7 @@ impl GateLink {
 
     /// Records that the process has exited: the socket ends after the bytes that it has written.
     pub(super) fn on_exit(&self) {
-        let mut state = self.0.lock();
-        let State { window, buffer, .. } = &mut *state;
-        window.end(buffer);
+        self.0.lock().window.end();
     }
 
     pub(super) fn close(&self) {

@@ -1,6 +1,7 @@
 //! `FrameSocket`: the socket of a worker, and the state of its requests.
 
 use std::{
+    cell::Cell,
     future::poll_fn,
     os::fd::OwnedFd,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -18,7 +19,7 @@ use super::{
 use crate::{
     conn::log_request,
     net::seqpacket::SeqPacket,
-    proto::gate::{Fault, MAX_ID, Reply},
+    proto::gate::{Fault, MAX_FRAME, MAX_ID, Reply},
 };
 
 /// A frame of the worker with its descriptor, or the reason why there is none.
@@ -30,8 +31,21 @@ pub(super) struct FrameSocket {
     pub(super) state: Mutex<State>,
 }
 
+thread_local! {
+    /// A buffer for a frame, which is copied from it at once: one for a thread, since it has many sockets.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Calls `f` with a buffer that has space for a frame. Its contents are not specified.
+pub(super) fn with_buffer<T>(f: impl FnOnce(&mut [u8]) -> T) -> T {
+    let mut buffer = BUFFER.take();
+    buffer.resize(MAX_FRAME, 0);
+    let result = f(&mut buffer);
+    BUFFER.set(buffer);
+    result
+}
+
 pub(super) struct State {
-    pub(super) buffer: Box<[u8]>,
     pub(super) next_id: u32,
     /// The id of the request that the worker has not ended.
     pub(super) in_progress: Option<u32>,
@@ -144,14 +158,18 @@ impl FrameSocket {
     }
 
     fn receive(&self, state: &mut State, cx: &mut Context<'_>) -> Poll<Frame> {
-        let received = match ready!(self.socket.poll_recv(cx, &mut state.buffer)) {
-            Ok(received) if received.len > 0 => received,
+        let received = with_buffer(|buffer| {
+            let received = ready!(self.socket.poll_recv(cx, buffer))?;
+            let frame = Bytes::copy_from_slice(&buffer[..received.len]);
+            Poll::Ready(Ok((received, frame)))
+        });
+        let (received, frame) = match ready!(received) {
+            Ok((received, frame)) if !frame.is_empty() => (received, frame),
             end => {
                 state.is_disconnected = true;
                 return Poll::Ready(Err(end.map_or_else(GateError::Io, |_| GateError::Closed)));
             }
         };
-        let frame = Bytes::copy_from_slice(&state.buffer[..received.len]);
         let reply = match Reply::decode(frame) {
             _ if received.is_truncated => Err(Fault::TooLong),
             Ok(reply) if reply.has_descriptor() != received.has_descriptor() => {

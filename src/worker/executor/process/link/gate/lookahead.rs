@@ -13,6 +13,7 @@ use super::{
     super::super::super::super::queue::ahead::{Lookahead, MAX_DURATION, NotSent},
     FrameSocket, State,
     encode::{Attachment, Encoded, encode},
+    frames::with_buffer,
 };
 use crate::{
     Request,
@@ -129,13 +130,15 @@ impl Window {
     }
 
     /// Records that the worker has exited: finds the requests that it has not read, and closes its end of the socket.
-    pub(super) fn end(&mut self, buffer: &mut [u8]) {
+    pub(super) fn end(&mut self) {
         let Some(worker_end) = self.worker_end.take() else { return };
-        while let Ok(message) = try_recv(&worker_end, buffer)
-            && message.len > 0
-        {
-            self.unread.extend(request_id(&buffer[..message.len]));
-        }
+        with_buffer(|buffer| {
+            while let Ok(message) = try_recv(&worker_end, buffer)
+                && message.len > 0
+            {
+                self.unread.extend(request_id(&buffer[..message.len]));
+            }
+        });
     }
 
     /// Returns whether no request is ahead.
@@ -165,7 +168,11 @@ impl Window {
 impl State {
     /// Reads requests in place of the worker, up to the request `last`. Returns the ids of those that were ahead.
     fn take_back(&mut self, last: u32) -> Vec<u32> {
-        let Self { window, buffer, in_progress, .. } = self;
+        with_buffer(|buffer| self.take_back_with(buffer, last))
+    }
+
+    fn take_back_with(&mut self, buffer: &mut [u8], last: u32) -> Vec<u32> {
+        let Self { window, in_progress, .. } = self;
         let mut taken = Vec::new();
         let Some(worker_end) = &window.worker_end else {
             // The worker has exited, and `end` has read its socket.

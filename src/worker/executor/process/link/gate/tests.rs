@@ -14,7 +14,7 @@ use super::{
 use crate::{
     conn::testing::Lines,
     net::seqpacket::try_recv,
-    proto::gate::request_id,
+    proto::gate::{MAX_FRAME, request_id},
     worker::queue::{ahead::NotSent, job::Times},
 };
 
