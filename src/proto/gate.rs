@@ -61,7 +61,9 @@ mod tests;
 
 pub use marshal::Fault;
 pub use reply::{BadHead, Head, MAX_FIELDS, Reply};
-pub use request::{RequestBody, RequestEncoder, TooLarge, cancel, fork, reap, refork, request_id};
+pub use request::{
+    RequestBody, RequestEncoder, TooLarge, abort, cancel, fork, reap, refork, request_id,
+};
 
 /// Maximum size of a frame: 160 KiB. It must be below the kernel's limit for a message, which is the size of a socket's send
 /// buffer: 208 KiB by default (`net.core.wmem_default`).

@@ -322,7 +322,7 @@ impl<P: Protocol> ProcessesBuilder<P> {
         let Self { settings, hooks, stop_timeout, watches_memory, protocol } = self;
         let Settings { start_timeout, drain_timeout, backoff, give_up, recycle, .. } = settings;
         let internal = |error| Error::new(Kind::Internal, error);
-        let refork_after = protocol.refork_after();
+        let (refork_after, grace) = (protocol.refork_after(), protocol.grace());
         check_refork(refork_after, recycle.requests).map_err(internal)?;
         let lanes = protocol.lanes();
         let pool = settings.pool.with_lanes(lanes);
@@ -333,6 +333,7 @@ impl<P: Protocol> ProcessesBuilder<P> {
             backoff,
             start_timeout: Some(start_timeout),
             drain_timeout,
+            grace,
             give_up,
             recycle: Recycle {
                 seed: std::process::id().into(),

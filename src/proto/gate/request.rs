@@ -118,6 +118,15 @@ pub fn cancel(id: u32) -> Vec<u8> {
     encoder.0
 }
 
+/// Returns the command to cancel request `id`, which takes too long, to a worker that runs several requests at a time.
+pub fn abort(id: u32) -> Vec<u8> {
+    let mut encoder = Encoder(Vec::with_capacity(9));
+    encoder.tuple(2);
+    encoder.int(id.into());
+    encoder.none();
+    encoder.0
+}
+
 /// Returns the command to fork a worker.
 pub fn fork() -> Vec<u8> {
     let mut encoder = Encoder(Vec::with_capacity(8));

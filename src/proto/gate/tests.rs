@@ -210,6 +210,7 @@ fn encoder_writes_what_marshal_reads() {
     let frame = RequestEncoder::new(0).finish(RequestBody::Stream { length: None }).unwrap();
     assert_eq!(frame, b")\x03i\0\0\0\0{0)\x02i\x02\0\0\0i\xff\xff\xff\xff");
     assert_eq!(cancel(7), b")\x01i\x07\0\0\0");
+    assert_eq!(abort(7), b")\x02i\x07\0\0\0N");
     assert_eq!(fork(), b")\x01i\x01\0\0\0");
     assert_eq!(reap(9), b")\x02i\x02\0\0\0i\x09\0\0\0");
 }

@@ -61,7 +61,7 @@ async def app(scope, receive, send):
         clients.discard(send)
 ";
 
-/// An application that continues after a refusal, and one that cancels a receive before it accepts.
+/// An application that continues after a refusal or its close, and cancels a receive before it accepts.
 const AWKWARD: &str = "
 import asyncio, os
 
@@ -79,6 +79,13 @@ async def app(scope, receive, send):
         with open('new', 'w') as file:
             file.write(message['type'])
         os.rename('new', 'refused')
+        return
+    if scope['path'] == '/closed':
+        await send({'type': 'websocket.accept'})
+        await send({'type': 'websocket.close', 'code': 4003})
+        with open('new', 'w') as file:
+            file.write('%(type)s %(code)s' % await receive())
+        os.rename('new', 'closed')
         return
     task = asyncio.ensure_future(receive())
     await asyncio.sleep(0)
@@ -359,8 +366,7 @@ async fn application_receives_disconnect_when_its_worker_or_its_server_ends() {
     not(peer_websockets),
     ignore = "pip install uvicorn websockets starlette channels; VESTIBULE_PYTHON=that python"
 )]
-async fn application_receives_disconnect_after_a_refusal_and_every_message_after_a_cancelled_receive()
- {
+async fn application_receives_disconnect_after_its_close_and_messages_after_a_cancelled_receive() {
     let dir = tempfile::tempdir().unwrap();
     let pool = asgi(dir.path(), AWKWARD);
     let front = start(pool.clone()).await;
@@ -368,14 +374,18 @@ async fn application_receives_disconnect_after_a_refusal_and_every_message_after
         panic!("accepted")
     };
     assert_eq!(refused.status(), 403);
-    within(async {
-        while !std::fs::read_to_string(dir.path().join("refused"))
-            .is_ok_and(|message| message == "websocket.disconnect")
-        {
-            tokio::task::yield_now().await;
+    let noted = async |name: &str| loop {
+        match std::fs::read_to_string(dir.path().join(name)) {
+            Ok(text) => return text,
+            Err(_) => tokio::task::yield_now().await,
         }
-    })
-    .await;
+    };
+    assert_eq!(within(noted("refused")).await, "websocket.disconnect");
+    // A client that does not answer a Close frame, and continues.
+    let mut rude = connect(front.addr, "/closed").await.unwrap();
+    within(rude.send(Message::text("more"))).await.unwrap();
+    assert_eq!(within(noted("closed")).await, "websocket.disconnect 1006");
+    drop(rude);
     let mut socket = connect(front.addr, "/").await.unwrap();
     let fragment = |text: &'static str, opcode: Data, is_last: bool| {
         Message::Frame(Frame::message(text, OpCode::Data(opcode), is_last))

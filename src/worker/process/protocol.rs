@@ -30,7 +30,7 @@ pub(super) const MAX_LANES: usize = 1000;
 pub trait Protocol: sealed::Sealed + fmt::Debug {}
 
 pub(super) mod sealed {
-    use super::{BoxError, Command, HealthCheck, process};
+    use super::{BoxError, Command, Duration, HealthCheck, process};
 
     pub trait Sealed {
         /// Returns the command of the workers, and the protocol of the executor.
@@ -49,6 +49,11 @@ pub(super) mod sealed {
         /// Returns the maximum number of concurrent requests of a process.
         fn lanes(&self) -> usize {
             1
+        }
+
+        /// Returns how long after its request timeout a request may take to end, before its process is replaced.
+        fn grace(&self) -> Duration {
+            Duration::ZERO
         }
     }
 }

@@ -93,7 +93,8 @@ pub fn wsgi(application: &str) -> ProcessesBuilder<Python> {
 ///
 /// **Requests.** Each process runs many concurrent requests, up to [`threads`](ProcessesBuilder::threads), in one
 /// asyncio event loop. Each of them counts as a worker in the figures of the pool, with its own request timeout: the
-/// task of a request that takes too long is cancelled. A task that continues after its response, for example a
+/// task of a request that takes too long is cancelled. If it has not ended a second later, for example since it blocks the
+/// event loop, its process is replaced, which closes the WebSockets of the process. A task that continues after its response, for example a
 /// `BackgroundTask` of Starlette, is not: when its worker is replaced or stopped, it has the
 /// [stop timeout](ProcessesBuilder::stop_timeout). No request is sent ahead.
 ///
@@ -129,6 +130,9 @@ pub fn asgi(application: &str) -> ProcessesBuilder<Python> {
 
 /// Default maximum number of concurrent requests of a process of [`asgi`]: 32.
 const ASGI_LANES: usize = 32;
+
+/// How long a task of an ASGI application that was cancelled may take to end: 1 s.
+const CANCEL_GRACE: Duration = Duration::from_secs(1);
 
 /// A Python application, which receives requests in frames: the protocol of [`wsgi`] and [`asgi`].
 #[derive(Debug)]
@@ -207,6 +211,10 @@ impl Sealed for Python {
 
     fn refork_after(&self) -> Option<u64> {
         self.refork_after
+    }
+
+    fn grace(&self) -> Duration {
+        if self.interface == "asgi" { CANCEL_GRACE } else { Duration::ZERO }
     }
 }
 

@@ -5,6 +5,7 @@ application and answers one request after another on each lane. A lane is a sock
 described in src/proto/gate.rs.
 """
 
+import collections
 import errno
 import gc
 import importlib
@@ -28,6 +29,8 @@ WEBSOCKET = (3,)
 REAP = 2
 # The length of a request, and of the command to a worker to become that process: (3, None).
 REQUEST, REFORK = 3, 2
+# The length of the command to a process with an event loop to cancel a request that takes too long: (number, None).
+ABORT = 2
 
 MAX_FRAME = 160 << 10
 # The most descriptors that the front sends in a message.
@@ -64,9 +67,19 @@ def plain(value):
     raise TypeError("%r is not a string" % (value,))
 
 
+def receive_message(sock, size, count):
+    """Receives a message and its descriptors, which no child of this process inherits. `socket.recv_fds` ignores flags."""
+    message, parts, _, _ = sock.recvmsg(size, socket.CMSG_LEN(4 * count), socket.MSG_CMSG_CLOEXEC)
+    descriptors = []
+    for level, kind, numbers in parts:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            descriptors += struct.unpack("%di" % (len(numbers) // 4), numbers[: len(numbers) & ~3])
+    return message, descriptors
+
+
 def receive_descriptors(sock, count):
     """Receives a message with descriptors. The kernel discards those for which this process has no free number."""
-    _, descriptors, _, _ = socket.recv_fds(sock, 1, count)
+    _, descriptors = receive_message(sock, 1, count)
     if len(descriptors) < count:
         for descriptor in descriptors:
             os.close(descriptor)
@@ -413,8 +426,14 @@ class Wsgi:
             stream = self.open(body)
         except OSError as error:
             return self.fail(number, Response(self.front, number, False), error)
-        with stream as environ["wsgi.input"]:
+        environ["wsgi.input"] = stream
+        try:
             self.answer(number, environ)
+        finally:
+            try:
+                stream.close()
+            except ValueError:
+                pass  # the application has detached the descriptor
 
     def open(self, body):
         descriptor = self.front.receive_descriptor()
@@ -478,6 +497,10 @@ def serve_wsgi_lane(lane, application, is_threaded):
         return Wsgi(front, application, is_threaded).run()
     except (BrokenPipeError, ConnectionResetError):
         pass  # the front has ended
+    finally:
+        if is_threaded:
+            # The process lives on, so the front must see that nobody answers here.
+            lane.shutdown(socket.SHUT_RDWR)
 
 
 def serve_asgi(lanes, application):
@@ -533,9 +556,10 @@ def serve_asgi(lanes, application):
             # The requests by their tasks, which may continue after their responses.
             self.tasks = {}
             self.ended = asyncio.Event()
+            # The iterators of frames and their files that wait for space in the socket, and the next of the first one. A task
+            # that is cancelled meanwhile leaves its frames here.
+            self.unsent, self.next = collections.deque(), None
             self.turn = asyncio.Lock()
-            # The number of tasks that wait for space in the socket.
-            self.blocked = 0
             self.loop.add_reader(sock, self.read)
 
         def read(self):
@@ -552,6 +576,8 @@ def serve_asgi(lanes, application):
                 self.begin(frame)
             elif self.exchange is not None and self.exchange.number == frame[0]:
                 self.exchange.leave()
+                if len(frame) == ABORT and not self.exchange.is_complete:
+                    self.exchange.task.cancel()
 
         def begin(self, frame):
             """Begins a request."""
@@ -563,7 +589,7 @@ def serve_asgi(lanes, application):
                 except OSError as error:
                     kind, failure = Exchange, error
             self.exchange = exchange = kind(self, frame, descriptor)
-            task = self.loop.create_task(exchange.run() if failure is None else exchange.fail(failure))
+            exchange.task = task = self.loop.create_task(exchange.run() if failure is None else exchange.fail(failure))
             self.tasks[task] = exchange
             task.add_done_callback(self.tasks.pop)
 
@@ -576,32 +602,55 @@ def serve_asgi(lanes, application):
                     exchange.end(task)
                 self.ended.set()
 
-        async def send(self, frame, descriptors=()):
+        async def send(self, frame, file=None):
+            """Sends a frame, and closes its file."""
             # A frame does not overtake those that wait for space in the socket.
-            if not self.blocked and self.try_send(frame, descriptors):
-                return
-            self.blocked += 1
-            try:
-                # The event loop has one handler for a socket, so one task waits for it at a time.
-                async with self.turn:
-                    while not self.try_send(frame, descriptors):
-                        writable = self.loop.create_future()
-                        self.loop.add_writer(self.sock, lambda: writable.done() or writable.set_result(None))
-                        try:
-                            await writable
-                        finally:
-                            self.loop.remove_writer(self.sock)
-            finally:
-                self.blocked -= 1
+            if self.unsent or not self.try_send(frame, file):
+                await self.send_all(((frame, file),))
 
-        def try_send(self, frame, descriptors):
+        async def send_all(self, frames):
+            """Sends frames, each with a file or None. If it is cancelled, what it has not sent is sent by the next `flush`."""
+            self.unsent.append(iter(frames))
+            await self.flush()
+
+        async def flush(self):
+            """Waits until all frames are sent."""
+            # The event loop has one handler for a socket, so one task waits for it at a time.
+            while self.unsent:
+                async with self.turn:
+                    if not self.send_unsent():
+                        await self.wait_writable()
+
+        def send_unsent(self):
+            """Returns whether the socket had space for all frames."""
+            while self.unsent:
+                if self.next is None:
+                    self.next = next(self.unsent[0], None)
+                if self.next is None:
+                    self.unsent.popleft()
+                elif self.try_send(*self.next):
+                    self.next = None
+                else:
+                    return False
+            return True
+
+        async def wait_writable(self):
+            writable = self.loop.create_future()
+            self.loop.add_writer(self.sock, lambda: writable.done() or writable.set_result(None))
+            try:
+                await writable
+            finally:
+                self.loop.remove_writer(self.sock)
+
+        def try_send(self, frame, file):
             """Returns whether the socket had space."""
             try:
-                if descriptors:
-                    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", *descriptors))
-                    self.sock.sendmsg([frame], [rights], socket.MSG_DONTWAIT)
-                else:
+                if file is None:
                     self.sock.send(frame, socket.MSG_DONTWAIT)
+                else:
+                    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", file.fileno()))
+                    self.sock.sendmsg([frame], [rights], socket.MSG_DONTWAIT)
+                    file.close()
                 return True
             except BlockingIOError:
                 return False
@@ -619,6 +668,8 @@ def serve_asgi(lanes, application):
             self.is_head = self.environ["REQUEST_METHOD"] == "HEAD"
             # What was read of the next piece of a streamed body, and its size, once it is known.
             self.partial, self.size = bytearray(), None
+            # Whether the pipe of the body may have data, or is closed.
+            self.readable = asyncio.Event()
 
         async def run(self):
             try:
@@ -634,6 +685,16 @@ def serve_asgi(lanes, application):
                     # same number.
                     self.lane.loop.remove_reader(self.descriptor)
                     os.close(self.descriptor)
+                    self.descriptor = None
+                    self.readable.set()
+                await self.flush()
+
+        async def flush(self):
+            """Sends what a task that was cancelled has left."""
+            try:
+                await self.lane.flush()
+            except OSError:
+                pass  # the front has closed the lane
 
         def is_cancelled_by(self, error):
             """Returns whether the task was cancelled because its lane is closed. An application may also wait for a task of
@@ -716,13 +777,18 @@ def serve_asgi(lanes, application):
                 return {"type": "http.disconnect"}
             if self.has_left.is_set():
                 return {"type": "http.disconnect"}
-            data, self.is_read = await self.piece()
+            try:
+                data, self.is_read = await self.piece()
+            except ClientLeft:
+                return {"type": "http.disconnect"}
             return {"type": "http.request", "body": data, "more_body": not self.is_read}
 
         async def piece(self):
             """Returns the next piece of the request's body, and whether it is the last one."""
             if type(self.body) is bytes:
                 return self.body, True
+            if self.descriptor is None:
+                raise ClientLeft("the request has ended")
             if self.body[0] == 1:
                 kind, offset, length = self.body
                 data = os.pread(self.descriptor, min(length, PIECE), offset)
@@ -743,19 +809,24 @@ def serve_asgi(lanes, application):
                 try:
                     piece = os.read(self.descriptor, count - len(self.partial))
                 except BlockingIOError:
-                    readable = self.lane.loop.create_future()
-                    wake = lambda: readable.done() or readable.set_result(None)  # noqa: E731
-                    self.lane.loop.add_reader(self.descriptor, wake)
-                    try:
-                        await readable
-                    finally:
-                        self.lane.loop.remove_reader(self.descriptor)
+                    await self.wait_readable()
                     continue
                 if not piece:
                     raise ClientLeft("the client has left before it had sent the whole body")
                 self.partial += piece
             data, self.partial = bytes(self.partial), bytearray()
             return data
+
+        async def wait_readable(self):
+            self.readable.clear()
+            self.lane.loop.add_reader(self.descriptor, self.readable.set)
+            try:
+                await self.readable.wait()
+            finally:
+                if self.descriptor is not None:
+                    self.lane.loop.remove_reader(self.descriptor)
+            if self.descriptor is None:
+                raise ClientLeft("the request has ended")
 
         async def send(self, message):
             if self.is_complete:
@@ -784,27 +855,30 @@ def serve_asgi(lanes, application):
                 self.complete()
 
         async def send_body(self, data, has_more):
-            send, number = self.lane.send, self.number
+            number = self.number
             data = b"" if self.is_head else bytes(data)
             if not self.has_begun and not has_more and len(data) <= PIECE:
                 frame = self.frame(COMPLETE, data)
                 self.is_complete = True
-                return await send(frame)
-            if not self.has_begun:
-                self.has_begun = True
-                await send(self.frame(HEAD))
-            for at in range(0, len(data), PIECE):
-                await send(marshal.dumps((CHUNK, number, data[at : at + PIECE]), 2))
-            if not has_more:
-                self.is_complete = True
-                await send(marshal.dumps((END, number), 2))
+                return await self.lane.send(frame)
+            head = None if self.has_begun else self.frame(HEAD)
+
+            def frames():
+                if head is not None:
+                    yield head, None
+                for at in range(0, len(data), PIECE):
+                    yield marshal.dumps((CHUNK, number, data[at : at + PIECE]), 2), None
+                if not has_more:
+                    yield marshal.dumps((END, number), 2), None
+
+            self.has_begun, self.is_complete = True, not has_more
+            await self.lane.send_all(frames())
 
         async def send_file(self, path):
-            with open(path, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                frame = self.frame(FILE, 0, size)
-                self.is_complete = True
-                await self.lane.send(frame, [file.fileno()])
+            file = open(path, "rb")  # closed once it is sent
+            frame = self.frame(FILE, 0, os.fstat(file.fileno()).st_size)
+            self.is_complete = True
+            await self.lane.send(frame, file)
 
         def frame(self, kind, *rest):
             frame = marshal.dumps((kind, self.number, *self.head, *rest), 2)
@@ -850,6 +924,7 @@ def serve_asgi(lanes, application):
                 self.has_returned = True
                 if self.timer is not None:
                     self.timer.cancel()
+                await self.flush()
                 await self.close(code)
 
         async def close(self, code):
@@ -933,6 +1008,10 @@ def serve_asgi(lanes, application):
                     raise ValueError("websocket.send has neither text nor bytes")
             elif kind == "websocket.close":
                 self.write_close(message.get("code", 1000), message.get("reason") or "")
+                # A client that does not close it, too, has left.
+                if self.pump is not None:
+                    self.lane.loop.call_later(CLOSE_TIMEOUT, self.pump.cancel)
+                return
             else:
                 raise RuntimeError("a message of the type %r has no place here" % kind)
             await self.writer.drain()
@@ -991,7 +1070,7 @@ def serve_asgi(lanes, application):
                         message.update({"text": data.decode()} if opcode == 1 else {"bytes": data})
                     except UnicodeDecodeError:
                         raise Violation(1007)
-                    if self.left is None:
+                    if self.left is None and not self.has_closed:
                         await self.waiting.put(message)
             except Violation as violation:
                 (code,) = violation.args
@@ -999,7 +1078,8 @@ def serve_asgi(lanes, application):
                     self.write_close(code)
             except (OSError, EOFError):
                 pass  # without a Close frame
-            self.disconnect(code, reason)
+            finally:
+                self.disconnect(code, reason)
 
         async def read_message(self):
             """The next message or Close frame. Pings are answered."""
@@ -1141,7 +1221,7 @@ def fork_workers(control):
     handle_termination([control])
     control.send(marshal.dumps((READY,), 2))
     while True:
-        order, descriptors, _, _ = socket.recv_fds(control, 64, 3)
+        order, descriptors = receive_message(control, 64, 3)
         if not order:
             return None
         order = marshal.loads(order)
@@ -1253,6 +1333,7 @@ def main(sock):
     sys.unraisablehook = hide_termination
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)
+    before = connections() if mode == "zygote" else None
     application = load(target)
     check(application, kind, target)
     hook = load(refork) if refork not in ("", "-") else None
@@ -1261,6 +1342,10 @@ def main(sock):
     if mode == "zygote":
         if threading.active_count() > 1:
             print("the application started threads while it was loaded; its workers do not have them", file=sys.stderr)
+        opened = [peer for name, peer in connections().items() if name not in before]
+        if opened:
+            text = "the application opened connections while it was loaded, which all its workers share: "
+            print(text + ", ".join(opened), file=sys.stderr)
         control = sock
     while True:
         if control is not None:

@@ -67,7 +67,7 @@ struct Cell {
     /// Whether the request was sent ahead to a busy worker and not taken back.
     is_ahead: bool,
     caller: Option<Waker>,
-    /// Woken when the caller leaves.
+    /// Woken when the caller leaves, and when the job is aborted.
     worker: Option<Waker>,
     /// Returned to the pool when the work has ended.
     permit: Option<OwnedSemaphorePermit>,
@@ -75,8 +75,20 @@ struct Cell {
     body: Option<Arc<Streamed>>,
     /// Whether its worker is abandoned unless it ends it soon.
     is_overdue: bool,
+    is_aborted: bool,
     /// The number of workers that may have received the request and did not answer.
     failed_attempts: u8,
+}
+
+impl Cell {
+    /// Has the worker woken when the caller leaves.
+    #[cfg(feature = "process")]
+    fn wake_worker(&mut self, cx: &Context<'_>) {
+        match &mut self.worker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => self.worker = Some(cx.waker().clone()),
+        }
+    }
 }
 
 /// Maximum number of workers to which a request that may have been received is sent: 2, since a request that crashes
@@ -107,6 +119,7 @@ impl Job {
             permit,
             body: None,
             is_overdue: false,
+            is_aborted: false,
             failed_attempts: 0,
         };
         Arc::new(Self { request: info, times, cell: Mutex::new(cell) })
@@ -278,10 +291,27 @@ impl Job {
     /// Ends the exchange instead of the worker: returns the error, or aborts the body.
     pub(crate) fn abort(&self, error: impl Fn() -> Error) {
         self.answer(Err(error().into()));
-        let body = self.lock().body.take();
+        let mut cell = self.lock();
+        cell.is_aborted = true;
+        let (body, worker) = (cell.body.take(), cell.worker.take());
+        drop(cell);
         if let Some(body) = body {
             body.abort(error());
         }
+        if let Some(waker) = worker {
+            waker.wake();
+        }
+    }
+
+    /// Waits until the job is [aborted](Self::abort). Its worker is woken, too, when its caller leaves.
+    #[cfg(feature = "process")]
+    pub(crate) fn poll_aborted(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut cell = self.lock();
+        if cell.is_aborted {
+            return Poll::Ready(());
+        }
+        cell.wake_worker(cx);
+        Poll::Pending
     }
 
     pub(crate) fn take_permit(&self) -> Option<OwnedSemaphorePermit> {
@@ -322,10 +352,7 @@ impl Job {
         if matches!(cell.phase, Phase::Ended) {
             return Poll::Ready(());
         }
-        match &mut cell.worker {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => cell.worker = Some(cx.waker().clone()),
-        }
+        cell.wake_worker(cx);
         Poll::Pending
     }
 

@@ -204,14 +204,27 @@ async fn body_is_read_to_its_end_from_memory_file_and_stream() {
 
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
-async fn incomplete_body_is_error_in_the_application() {
+async fn incomplete_body_is_error_in_the_application_and_of_the_client() {
     let site = Site::start("application");
     let (sender, stream) = Body::channel(None);
     sender.send("first\n".into()).unwrap();
     sender.abort("the client has left");
     let error = site.call(post("/read", stream)).await.unwrap_err();
-    let ApplicationError::Raised { message } = cause(&error) else { panic!("{error}") };
-    assert!(message.contains("the client has left"), "{message}");
+    assert_eq!(kind(&error), Kind::ClientGone);
+    assert!(error.to_string().contains("the client has left"), "{error}");
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn application_that_detaches_its_input_is_answered() {
+    let site = Site::start("application");
+    for _ in 0..2 {
+        let (_sender, upload) = Body::channel(None);
+        let response = site.call(post("/detach", upload)).await.unwrap();
+        assert_eq!(collect(response).await, "detached");
+        assert_eq!(site.pool.stats().unexpected_exits, 0);
+    }
     site.end().await;
 }
 

@@ -141,6 +141,10 @@ def application(environ, start_response):
     if path == "/pieces":
         start_response("200 OK", plain)
         return iter([b"one", b"", b"two"])
+    if path == "/detach":
+        environ["wsgi.input"].detach().close()
+        start_response("200 OK", plain)
+        return [b"detached"]
     if path == "/read":
         start_response("200 OK", plain)
         body = environ["wsgi.input"]

@@ -182,6 +182,49 @@ async fn cancelled_receive_loses_nothing_of_the_body() {
 
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn child_of_a_worker_inherits_no_descriptor() {
+    for preload in [true, false] {
+        let builder = asgi("asgi_application").workers(1).threads(3).preload(preload);
+        let site = Site::start_with(builder);
+        let (_sender, upload) = Body::channel(None);
+        let found = collect(site.call(post("/inheritable", upload)).await.unwrap()).await;
+        assert!(found.starts_with("0 of "), "{found}");
+        site.end().await;
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn cancelled_send_loses_nothing_of_the_response() {
+    let site = Site::start_with(asgi("asgi_application").workers(1).threads(1));
+    for _ in 0..2 {
+        let response = collect(site.get("/cancelled-send").await.unwrap()).await;
+        assert_eq!(response.len(), 4_000_000);
+    }
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn request_whose_body_fails_is_answered_with_its_error() {
+    let site = Site::start_with(asgi("asgi_application").workers(1).threads(1));
+    for path in ["/disconnected", "/echo"] {
+        let (sender, stream) = Body::channel(None);
+        sender.send("one".into()).unwrap();
+        sender.abort(Error::new(Kind::BadRequest, "a malformed chunk"));
+        let error = match site.call(post(path, stream)).await {
+            Ok(response) => response.into_body().collect().await.unwrap_err().into(),
+            Err(error) => error,
+        };
+        assert_eq!(kind(&error), Kind::BadRequest, "{path}");
+    }
+    assert_eq!(site.made("left").await, "http.disconnect");
+    assert_eq!(text(&site.get("/").await.unwrap()), "/");
+    site.end().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
 async fn task_that_waits_for_its_client_receives_disconnect_after_the_response() {
     let site = Site::start_with(asgi("asgi_application").workers(1));
     assert_eq!(text(&site.get("/watch").await.unwrap()), "answered");
@@ -215,11 +258,24 @@ async fn application_receives_disconnect_before_its_response_has_begun() {
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
 async fn task_that_takes_too_long_is_cancelled_and_others_continue() {
-    let builder = asgi("asgi_application").workers(1).threads(2);
-    let site = Site::start_with(builder.request_timeout(Duration::from_millis(300)));
-    let error = site.get("/forever").await.unwrap_err();
-    assert_eq!(kind(&error), Kind::Timeout);
-    assert_eq!(site.made("cancelled").await, "");
+    let (on_exit, mut exits) = hook();
+    let builder = asgi("asgi_application").workers(1).threads(2).on_exit(on_exit);
+    let builder = builder.request_timeout(Duration::from_millis(300));
+    let site = Site::start_bounded(builder, Duration::from_millis(100));
+    let pid = collect(site.get("/pid").await.unwrap()).await;
+    for path in ["/forever", "/forever-after-head"] {
+        match site.get(path).await {
+            Err(error) => assert_eq!(kind(&error), Kind::Timeout),
+            Ok(response) => assert!(response.into_body().collect().await.is_err()),
+        }
+        assert_eq!(site.made("cancelled").await, "");
+        fs::remove_file(site.dir.path().join("cancelled")).unwrap();
+    }
+    assert_eq!(collect(site.get("/pid").await.unwrap()).await, pid, "its process is not replaced");
+    // A task that does not end when it is cancelled.
+    assert_eq!(kind(&site.get("/forever-shielded").await.unwrap_err()), Kind::Timeout);
+    let (process, _): (WorkerProcess, _) = next(&mut exits).await;
+    assert_eq!(process.pid.to_string(), pid);
     assert_eq!(text(&site.get("/").await.unwrap()), "/");
     site.end().await;
 }

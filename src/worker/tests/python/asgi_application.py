@@ -85,6 +85,18 @@ async def application(scope, receive, send):
         except asyncio.CancelledError:
             note("cancelled", "")
             raise
+    if path == "/forever-shielded":
+        task = asyncio.ensure_future(asyncio.sleep(3600))
+        while not task.done():
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError:
+                pass
+    if path == "/disconnected":
+        message = await receive()
+        while message["type"] == "http.request":
+            message = await receive()
+        return note("left", message["type"])
     if path == "/large-head":
         headers = [(b"x", b"y" * 120_000)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -115,6 +127,31 @@ async def application(scope, receive, send):
 
         await asyncio.gather(many(b"a"), many(b"b"))
         return await body(b"")
+    if path == "/forever-after-head":
+        await body(b"begun", True)
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            note("cancelled", "")
+            raise
+    if path == "/cancelled-send":
+        # It fills the socket, and is cancelled while it waits.
+        task = asyncio.ensure_future(body(b"x" * 4_000_000))
+        await asyncio.sleep(0)
+        task.cancel()
+        return await asyncio.wait([task])
+    if path == "/inheritable":
+        numbers = [int(number) for number in os.listdir("/proc/self/fd")]
+        found = []
+        for number in numbers:
+            try:
+                if number > 2 and os.get_inheritable(number):
+                    found.append(number)
+            except OSError:
+                pass  # that of the list
+        return await body(b"%d of %d: %r" % (len(found), len(numbers), found))
+    if path == "/pid":
+        return await body(b"%d" % os.getpid())
     if path == "/leave-reader":
         waiting.append(asyncio.ensure_future(receive()))
         await asyncio.sleep(0)  # it waits for the body from here on

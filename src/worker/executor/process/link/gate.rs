@@ -38,7 +38,7 @@ use crate::{
     conn::{Delivery, log_request},
     error::{BoxError, Error, Kind},
     net::seqpacket::{self, MAX_DESCRIPTORS, SeqPacket},
-    proto::gate::{Fault, Reply, cancel, refork},
+    proto::gate::{Fault, Reply, abort, cancel, refork},
 };
 
 /// The connection to one worker, for one request at a time. The next request may be sent ahead to a worker that reads
@@ -109,8 +109,14 @@ impl GateLink {
                 return Err(failure(None, Delivery::MaybeSent, error.into()));
             }
         };
-        let (has_left, reply) = self.first_reply(id, job, &mut upload, on_begun).await;
+        let first = self.first_reply(id, job, &mut upload, on_begun).await;
+        let FirstReply { has_left, upload_error, reply } = first;
         let Some(reply) = reply else { return Err(ExchangeFailed::taken_back(request)) };
+        let upload = match (&reply, upload_error) {
+            // The application has failed since it could not read the body.
+            (Ok((Reply::Failed { .. }, _)), Some(error)) => return Ok(Err(error)),
+            (_, error) => (upload, error),
+        };
         match reply {
             Ok((Reply::End { .. }, _)) if has_left => Ok(Err(bad_gateway(GateError::Closed))),
             Ok((reply, fd)) => match respond(frames, request.method(), reply, fd, upload, job) {
@@ -134,23 +140,29 @@ impl GateLink {
         }
     }
 
-    /// Waits for the first frame of a response, and calls `on_begun` if it is not there. If the caller leaves before, the
-    /// cancellation is sent to a worker that answers several requests at a time. Returns whether it was, and no frame if
-    /// the request was taken back.
+    /// Waits for the first frame of a response, and calls `on_begun` if it is not there. If the caller leaves before, or the
+    /// request takes too long, a worker that answers several requests at a time is told.
     async fn first_reply(
         &self,
         id: u32,
         job: &Job,
         upload: &mut Option<Upload>,
         on_begun: impl Fn(),
-    ) -> (bool, Option<Frame>) {
+    ) -> FirstReply {
         let frames = &self.0;
         let is_concurrent = !frames.lock().window.is_sequential();
-        let (mut has_left, mut is_begun) = (false, false);
+        let (mut has_left, mut is_aborted, mut is_begun) = (false, false, false);
+        let mut upload_error = None;
         let reply = poll_fn(|cx| {
-            Upload::poll(upload, cx);
+            if let Some(error) = Upload::poll(upload, cx) {
+                upload_error = Some(error);
+            }
+            // If the socket is full, the worker is told after the response has begun.
+            if is_concurrent && !is_aborted && job.poll_aborted(cx).is_ready() {
+                is_aborted = frames.socket.try_send(&abort(id), &[]).is_ok();
+                has_left |= is_aborted;
+            }
             if is_concurrent && !has_left && job.poll_left(cx).is_ready() {
-                // If the socket is full, the cancellation is sent after the response has begun.
                 has_left = frames.socket.try_send(&cancel(id), &[]).is_ok();
             }
             let reply = frames.poll_first_reply(cx, id, job);
@@ -161,7 +173,7 @@ impl GateLink {
             reply
         });
         let reply = reply.await;
-        (has_left, reply)
+        FirstReply { has_left, upload_error, reply }
     }
 
     /// Cancels the request if its response was not read to its end, and waits until the worker has ended it. `release`
@@ -169,14 +181,25 @@ impl GateLink {
     pub(super) async fn finish_request(&self, job: &Job, release: impl Fn() -> bool) {
         let frames = &self.0;
         let Some(id) = frames.request_in_progress() else { return };
-        frames.lock().window.close();
+        let is_concurrent = {
+            let mut state = frames.lock();
+            state.window.close();
+            !state.window.is_sequential()
+        };
         // A worker that has begun the next request has ended this one.
         if release() {
             // Fails if the worker has exited.
             let _ = frames.socket.send(&cancel(id), &[]).await;
         }
+        let mut is_aborted = false;
         while frames.request_in_progress().is_some() {
-            match poll_fn(|cx| frames.poll_reply(cx, id, job)).await {
+            let reply = poll_fn(|cx| {
+                if is_concurrent && !is_aborted && job.poll_aborted(cx).is_ready() {
+                    is_aborted = frames.socket.try_send(&abort(id), &[]).is_ok();
+                }
+                frames.poll_reply(cx, id, job)
+            });
+            match reply.await {
                 Ok((Reply::Failed { traceback, .. }, _)) => log_exception(job, &traceback),
                 Ok(_) => {}
                 Err(error) => {
@@ -241,6 +264,15 @@ impl GateLink {
     pub(super) fn close(&self) {
         self.0.socket.close();
     }
+}
+
+struct FirstReply {
+    /// Whether the worker was told that the caller has left or that the request takes too long.
+    has_left: bool,
+    /// The error of the request's body.
+    upload_error: Option<BoxError>,
+    /// `None` if the request was taken back.
+    reply: Option<Frame>,
 }
 
 /// Creates the failure of a request that the worker will not answer.

@@ -36,7 +36,7 @@ pub(super) fn respond(
     method: &Method,
     reply: Reply,
     descriptor: Option<OwnedFd>,
-    upload: Option<Upload>,
+    (upload, upload_error): (Option<Upload>, Option<BoxError>),
     job: &Arc<Job>,
 ) -> Result<Answer, Fault> {
     Ok(match reply {
@@ -54,6 +54,7 @@ pub(super) fn respond(
                 id,
                 remaining,
                 upload,
+                upload_error,
                 has_ended: false,
             };
             response(head, Body::new(body))
@@ -140,6 +141,8 @@ struct Incoming {
     remaining: Option<u64>,
     /// The rest of the request's body, while the worker reads it.
     upload: Option<Upload>,
+    /// The error of the request's body.
+    upload_error: Option<BoxError>,
     has_ended: bool,
 }
 
@@ -164,7 +167,9 @@ impl http_body::Body for Incoming {
         if self.has_ended {
             return Poll::Ready(None);
         }
-        Upload::poll(&mut self.upload, cx);
+        if let Some(error) = Upload::poll(&mut self.upload, cx) {
+            self.upload_error = Some(error);
+        }
         let reply = ready!(self.frames.poll_reply(cx, self.id, &self.job));
         let error = match reply {
             Ok((Reply::Chunk { data, .. }, _)) => match self.data(data) {
@@ -178,10 +183,13 @@ impl http_body::Body for Incoming {
                     Some(missing) => internal(ApplicationError::TooShort { missing }),
                 }
             }
-            Ok((Reply::Failed { message, traceback, .. }, _)) => {
-                log_exception(&self.job, &traceback);
-                internal(ApplicationError::Raised { message })
-            }
+            Ok((Reply::Failed { message, traceback, .. }, _)) => match self.upload_error.take() {
+                Some(error) => error,
+                None => {
+                    log_exception(&self.job, &traceback);
+                    internal(ApplicationError::Raised { message })
+                }
+            },
             Ok(_) => bad_gateway(self.frames.set_violated(Fault::Unsolicited)),
             Err(error) => bad_gateway(error),
         };

@@ -11,7 +11,10 @@ use bytes::{Buf, Bytes};
 use http_body::Body as _;
 use tokio::{io::AsyncWrite, net::unix::pipe::Sender};
 
-use crate::{Body, error::BoxError};
+use crate::{
+    Body,
+    error::{BoxError, Error, Kind},
+};
 
 /// Maximum size of a piece: 1 MiB. A length of four bytes precedes each piece.
 const MAX_PIECE: usize = 1 << 20;
@@ -41,21 +44,24 @@ impl Upload {
         Self { body, pipe, pending: Default::default(), rest: Bytes::new(), has_ended: false }
     }
 
-    /// Sends data until the pipe is full or the body is pending. Sets the upload to `None` at its end, and when the
-    /// worker has closed the pipe.
-    pub(super) fn poll(upload: &mut Option<Self>, cx: &mut Context<'_>) {
-        if let Some(running) = upload
-            && running.poll_all(cx).is_ready()
-        {
-            *upload = None;
-        }
+    /// Sends data until the pipe is full or the body is pending. Sets the upload to `None` at its end, when the worker
+    /// has closed the pipe, and when the body fails. Returns the error of the body.
+    pub(super) fn poll(upload: &mut Option<Self>, cx: &mut Context<'_>) -> Option<BoxError> {
+        let Poll::Ready(result) = upload.as_mut()?.poll_all(cx) else { return None };
+        *upload = None;
+        let error = result.err()?;
+        // The error of a foreign body says nothing of its kind.
+        let is_known = Error::find(&*error).is_some();
+        Some(if is_known { error } else { Error::new(Kind::ClientGone, error).into() })
     }
 
     fn poll_all(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         loop {
             while let Some(piece) = self.pending.iter_mut().find(|piece| !piece.is_empty()) {
-                let n = ready!(Pin::new(&mut self.pipe).poll_write(cx, piece))?;
-                piece.advance(n);
+                match ready!(Pin::new(&mut self.pipe).poll_write(cx, piece)) {
+                    Ok(n) => piece.advance(n),
+                    Err(_) => return Poll::Ready(Ok(())), // the worker has closed the pipe
+                }
             }
             if self.has_ended {
                 return Poll::Ready(Ok(()));
