@@ -26,7 +26,7 @@ use crate::{
     body::Body,
     conn::{
         Delivery,
-        h2::client::{Cause, Connection, ExchangeError, handshake},
+        h2::client::{Cause, Connection, ExchangeError, ReservedStream, handshake},
     },
     error::{Error, Kind},
     net::{clock, tls},
@@ -85,18 +85,18 @@ pub(super) async fn send(
     let pool = shared.connections.pool();
     let mut goaways = 0;
     loop {
-        let connection = match pool.try_checkout(shared.http1.config()) {
-            Some(connection) => connection,
+        let stream = match pool.try_checkout(shared.http1.config()) {
+            Some(stream) => stream,
             None => {
                 let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
                 match connect(&shared, &pool, deadline).await {
-                    Ok(Some(connection)) => connection,
+                    Ok(Some(stream)) => stream,
                     Ok(None) => return shared.http1.send(request, ()).await,
                     Err(error) => return Err(error.with_request(request)),
                 }
             }
         };
-        match connection.exchange(request).await {
+        match stream.exchange(request).await {
             Ok(response) => return Ok(response),
             // Sent on a connection whose ALPN offers HTTP/1.1 alone, as browsers do.
             Err(ExchangeError {
@@ -121,13 +121,13 @@ fn is_graceful_end(error: &h2::Error) -> bool {
     error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
 }
 
-/// Returns a connection with a free stream, or opens one, at most until the request's deadline. Returns `None` if the
-/// server selects HTTP/1.1.
+/// Returns a free stream, or opens a connection, at most until the request's deadline. Returns `None` if the server selects
+/// HTTP/1.1.
 async fn connect(
     shared: &Arc<Shared>,
     pool: &Arc<RuntimePool>,
     deadline: Option<Instant>,
-) -> Result<Option<Connection>, AttemptError> {
+) -> Result<Option<ReservedStream>, AttemptError> {
     let mut is_opening = false;
     let connected = checkout_or_open(shared, pool, &mut is_opening);
     let Some(deadline) = deadline else { return connected.await };
@@ -143,19 +143,19 @@ async fn connect(
     }
 }
 
-/// Returns a connection with a free stream, or opens one within the connect timeout. While other requests open one, and
-/// at the maximum number of connections, it waits, at most for the queue timeout. `is_opening` is true while it waits for
-/// the connection that it opens. Returns `None` if the server selects HTTP/1.1.
+/// Returns a free stream, or opens a connection within the connect timeout. While other requests open one, and at the
+/// maximum number of connections, it waits, at most for the queue timeout. `is_opening` is true while it waits for the
+/// connection that it opens. Returns `None` if the server selects HTTP/1.1.
 async fn checkout_or_open(
     shared: &Arc<Shared>,
     pool: &Arc<RuntimePool>,
     is_opening: &mut bool,
-) -> Result<Option<Connection>, AttemptError> {
+) -> Result<Option<ReservedStream>, AttemptError> {
     let config = shared.http1.config();
     let mut since = None;
     let error = loop {
         match pool.checkout(config, &mut since).await.map_err(exhausted)? {
-            Checkout::Open(connection) => return Ok(Some(connection)),
+            Checkout::Open(stream) => return Ok(Some(stream)),
             Checkout::Failed(error) => break error,
             // The first request on the connection tells whether the server has failed.
             Checkout::Ended(error) => {
@@ -173,7 +173,7 @@ async fn checkout_or_open(
                 let opened = spawn_open(shared.clone(), connecting);
                 *is_opening = true;
                 let opened = match pool.checkout_until(config, opened).await {
-                    Ok(connection) => return Ok(Some(connection)),
+                    Ok(stream) => return Ok(Some(stream)),
                     Err(opened) => opened,
                 };
                 *is_opening = false;
@@ -181,7 +181,7 @@ async fn checkout_or_open(
                     // The server has ended it at once: the request fails as on any connection that has ended. Another one
                     // would end, too.
                     Ok(Ok(Opened::Http2(connection))) if connection.is_closed() => {
-                        return Ok(Some(connection));
+                        return Ok(Some(connection.reserve()));
                     }
                     Ok(Ok(Opened::Http2(_))) => {} // other requests have its streams
                     Ok(Ok(Opened::Http1)) => return Ok(None),

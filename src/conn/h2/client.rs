@@ -217,7 +217,13 @@ impl Connection {
     /// 8441), if the server's SETTINGS allow it. If the server agrees, the response is 101, as over HTTP/1.1, and
     /// [`upgrade::take_stream`](crate::conn::upgrade::take_stream) returns the stream.
     pub fn exchange(self, request: Request<Body>) -> Exchange {
-        Exchange::new(self, request)
+        self.reserve().exchange(request)
+    }
+
+    /// Counts a request as in flight before it is sent, so that [`has_room`](Self::has_room) is right for the next one.
+    pub(crate) fn reserve(self) -> ReservedStream {
+        let active = Active::new(&self.shared);
+        ReservedStream { connection: self, active }
     }
 
     /// Makes the connection accept no further request.
@@ -237,6 +243,19 @@ impl Connection {
     /// Returns a view of the connection that does not keep it open.
     pub(crate) fn activity(&self) -> Activity {
         Activity(self.shared.clone())
+    }
+}
+
+/// A connection with a stream for one request, which counts as in flight until it is dropped.
+pub(crate) struct ReservedStream {
+    connection: Connection,
+    active: Active,
+}
+
+impl ReservedStream {
+    /// Does the same as [`Connection::exchange`].
+    pub(crate) fn exchange(self, request: Request<Body>) -> Exchange {
+        Exchange::new(self, request)
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::{
 
 use super::lock;
 use crate::{
-    conn::h2::client::{Activity, Connection, Driver},
+    conn::h2::client::{Activity, Connection, Driver, ReservedStream},
     net::{Io, clock},
     upstream::pooled::{PoolConfig, PoolExhausted},
 };
@@ -54,8 +54,8 @@ struct OpenConnection {
 
 /// The result of [`RuntimePool::checkout`].
 pub(super) enum Checkout {
-    /// An open connection with a free stream.
-    Open(Connection),
+    /// A stream of an open connection.
+    Open(ReservedStream),
     /// The caller must open a connection, and hold the lock meanwhile.
     Connect(Connecting),
     /// The connection for which this request waited could not be opened.
@@ -105,10 +105,10 @@ impl RuntimePool {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Returns the oldest connection with a free stream, so that others become idle, and counts the request. A connection
-    /// that has reached its maximum age or number of requests is removed: it ends after its requests in flight.
+    /// Returns a stream of the oldest connection that has a free one, so that others become idle, and counts the request. A
+    /// connection that has reached its maximum age or number of requests is removed: it ends after its requests in flight.
     /// The first request may come at any age.
-    pub(super) fn try_checkout(&self, config: &PoolConfig) -> Option<Connection> {
+    pub(super) fn try_checkout(&self, config: &PoolConfig) -> Option<ReservedStream> {
         let now = clock::now();
         let mut all = lock(&self.open);
         all.retain(|open| {
@@ -118,13 +118,14 @@ impl RuntimePool {
         });
         let open = all.iter_mut().find(|open| open.connection.has_room())?;
         open.requests += 1;
-        Some(open.connection.clone())
+        // Under the lock, so that another thread does not take the same stream.
+        Some(open.connection.clone().reserve())
     }
 
     /// Removes a connection, unless it has requests, or was checked out since the last call. `requests` is the number of its
     /// requests at that call. One that was removed already ends by itself after its last request.
     fn remove_idle(&self, activity: &Activity, requests: &mut u64) -> bool {
-        // A request that was checked out and is not yet in flight is counted under the same lock.
+        // A request is checked out, and counted, under the same lock.
         let mut all = lock(&self.open);
         let Some(at) = all.iter().position(|open| activity.is_of(&open.connection)) else {
             return false;
@@ -168,7 +169,7 @@ impl RuntimePool {
         lock(&self.open).retain(|open| open.connection.has_settings() || is_young(open));
     }
 
-    /// Returns a connection with a free stream, or the lock for opening one. At the maximum number of connections, and while
+    /// Returns a free stream, or the lock for opening a connection. At the maximum number of connections, and while
     /// another request opens one, it waits for either. A burst of requests opens no more connections than the server's
     /// SETTINGS require: only when those of the last connection have come, another one is opened.
     ///
@@ -195,8 +196,8 @@ impl RuntimePool {
             // Before the check, so that no notification after it is missed.
             let mut freed = pin!(self.freed.notified());
             freed.as_mut().enable();
-            if let Some(connection) = self.try_checkout(config) {
-                return Ok(Checkout::Open(connection));
+            if let Some(stream) = self.try_checkout(config) {
+                return Ok(Checkout::Open(stream));
             }
             if let Some(settings) = self.next_settings(config) {
                 Waiter::begin(&mut waiter, self, since);
@@ -230,8 +231,8 @@ impl RuntimePool {
                         }
                     }
                 };
-                if let Some(connection) = self.try_checkout(config) {
-                    return Ok(Checkout::Open(connection)); // another request has opened it
+                if let Some(stream) = self.try_checkout(config) {
+                    return Ok(Checkout::Open(stream)); // another request has opened it
                 }
                 if self.awaits_settings(config) {
                     continue; // another request has opened it, and is its first one
@@ -255,19 +256,19 @@ impl RuntimePool {
         }
     }
 
-    /// Waits for a connection with a free stream until `end`, whose output it returns as the error.
+    /// Waits for a free stream until `end`, whose output it returns as the error.
     pub(super) async fn checkout_until<T>(
         &self,
         config: &PoolConfig,
         end: impl Future<Output = T>,
-    ) -> Result<Connection, T> {
+    ) -> Result<ReservedStream, T> {
         let mut end = pin!(end);
         loop {
             // Before the check, so that no notification after it is missed.
             let mut freed = pin!(self.freed.notified());
             freed.as_mut().enable();
-            if let Some(connection) = self.try_checkout(config) {
-                return Ok(connection);
+            if let Some(stream) = self.try_checkout(config) {
+                return Ok(stream);
             }
             tokio::select! {
                 biased;

@@ -16,7 +16,7 @@ use http::{
 };
 
 use super::{
-    Active, Cause, Connection, ExchangeError,
+    Active, Cause, Connection, ExchangeError, ReservedStream,
     incoming::Incoming,
     request::{convert, convert_switch},
     upload::Upload,
@@ -70,11 +70,11 @@ struct Sent {
 }
 
 impl Exchange {
-    pub(super) fn new(connection: Connection, request: Request<Body>) -> Self {
+    pub(super) fn new(reserved: ReservedStream, request: Request<Body>) -> Self {
+        let ReservedStream { connection, active } = reserved;
         let (parts, body) = request.into_parts();
         let deadline = parts.extensions.get::<Deadline>().map(|deadline| deadline.0);
         let replay = body.replay();
-        let active = Active::new(&connection.shared);
         let needs_settings = !active.is_alone || asks_for_websocket(&parts);
         let timeout = connection.shared.limits.head_timeout;
         let settings = (needs_settings && !connection.has_settings())
@@ -100,7 +100,8 @@ impl Inner {
             return Poll::Ready(Err(Cause::Deadline));
         }
         if self.sent.is_none() && self.poll_settings(cx).is_ready() {
-            // Pending while the server allows no further request.
+            // Ready unless the connection has failed. It does not wait for a free stream: a request beyond the server's limit
+            // waits in `h2`, as if it were sent.
             match self.connection.send.poll_ready(cx) {
                 Poll::Ready(Ok(())) => self.send(now)?,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Cause::new(error))),

@@ -28,7 +28,11 @@ async fn checkout(pool: &Arc<RuntimePool>, config: &PoolConfig) -> Result<Checko
 
 /// Sends a request, which counts as in flight from now on.
 fn get(connection: Connection) -> Exchange {
-    connection.exchange(Request::get("/").header("host", "a").body(Body::empty()).unwrap())
+    connection.exchange(request())
+}
+
+fn request() -> Request<Body> {
+    Request::get("/").header("host", "a").body(Body::empty()).unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -49,7 +53,7 @@ async fn connection_is_not_closed_between_its_checkout_and_the_request() {
     tokio::time::sleep(IDLE_TIMEOUT / 2).await;
     let checked_out = pool.try_checkout(&PoolConfig::new()).unwrap();
     tokio::time::sleep(IDLE_TIMEOUT).await;
-    get(checked_out).await.unwrap();
+    checked_out.exchange(request()).await.unwrap();
     tokio::time::sleep(3 * IDLE_TIMEOUT).await;
     assert_eq!(pool.len(), 0, "it is idle now");
 }
@@ -180,6 +184,22 @@ async fn add_single(
         handshake(near, Scheme::HTTP, Arc::new(Limits::default())).await.unwrap();
     pool.add(connection.clone(), driver, IDLE_TIMEOUT);
     tokio::spawn(get(connection))
+}
+
+/// Between the checkout and the first poll of the request, another thread may look for a stream.
+#[tokio::test(start_paused = true)]
+async fn stream_that_is_checked_out_is_in_use() {
+    let (pool, answer) = (Arc::new(RuntimePool::default()), Arc::new(Notify::new()));
+    let first = add_single(&pool, &answer).await;
+    let config = PoolConfig::new();
+    let full = checkout(&pool, &config).await;
+    assert!(matches!(full, Ok(Checkout::Connect(_))), "the server allows one request");
+    answer.notify_one();
+    first.await.unwrap().unwrap();
+    let stream = pool.try_checkout(&config).expect("it is free");
+    assert!(pool.try_checkout(&config).is_none());
+    drop(stream);
+    assert!(pool.try_checkout(&config).is_some());
 }
 
 #[tokio::test(start_paused = true)]
