@@ -257,11 +257,13 @@ fn exhausted(why: PoolExhausted) -> AttemptError {
 /// Converts the error of an exchange, with the request if it was returned.
 #[cold]
 fn attempt_error(error: ExchangeError) -> AttemptError {
-    let ExchangeError { cause, delivery, request, awaits_body, .. } = error;
+    let ExchangeError { cause, delivery, request, awaits_body, had_settings } = error;
     // Nothing was sent, or the client has not sent all of the request.
     let is_excused =
         matches!(cause, Cause::Deadline) && (delivery == Delivery::NotSent || awaits_body);
     let kind = match cause {
+        // The server has never served this connection, as one that closes each connection does, so it may not serve another.
+        Cause::Closed(_) if !had_settings => AttemptErrorKind::ConnectionLost,
         // The connection ends, or the server allows no further request on it: another connection can be used.
         Cause::Closed(_) | Cause::Reset(_) if delivery == Delivery::NotSent => {
             AttemptErrorKind::StaleConnection

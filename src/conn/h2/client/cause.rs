@@ -80,4 +80,6 @@ pub struct ExchangeError {
     pub request: Option<Box<Request<Body>>>,
     /// Whether the connection waited for a part of the request's body, so that the server had nothing to do.
     pub awaits_body: bool,
+    /// Whether the server's SETTINGS had been received. Without them, the server has never served the connection.
+    pub had_settings: bool,
 }

@@ -254,7 +254,8 @@ impl Inner {
         });
         let body = if was_sent { self.replay } else { self.body.or(self.replay) };
         let request = body.map(|body| Box::new(Request::from_parts(self.parts, body)));
-        ExchangeError { cause, delivery, request, awaits_body }
+        let had_settings = self.connection.has_settings();
+        ExchangeError { cause, delivery, request, awaits_body, had_settings }
     }
 }
 

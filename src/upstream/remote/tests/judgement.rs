@@ -198,3 +198,34 @@ async fn deadline_in_the_wait_for_http2_settings_is_a_failure_of_the_endpoint() 
     assert_eq!(endpoint.handle().failures(), 1);
     first.abort();
 }
+
+/// A request that is sent only after the SETTINGS of the server.
+#[cfg(feature = "h2")]
+fn websocket() -> Request<Body> {
+    let request = Request::get("/").header("connection", "upgrade").header("upgrade", "websocket");
+    request.body(Body::empty()).unwrap()
+}
+
+#[cfg(feature = "h2")]
+#[tokio::test]
+async fn http2_connection_that_ends_without_settings_is_a_failure_of_the_endpoint() {
+    let (listener, address) = listen().await;
+    tokio::spawn(async move {
+        loop {
+            let mut socket = accept(&listener).await;
+            socket.read_exact(&mut [0; 24]).await.unwrap(); // the preface
+            socket.shutdown().await.unwrap();
+            let _ = socket.read_to_end(&mut Vec::new()).await;
+        }
+    });
+    let endpoint =
+        Endpoint::from(Remote::builder(ServerAddress::new(Scheme::Http2, address)).build());
+    for failures in 1..=2 {
+        let error = within(endpoint.clone().oneshot(websocket())).await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.delivery()),
+            (AttemptErrorKind::ConnectionLost, Delivery::NotSent)
+        );
+        assert_eq!(endpoint.handle().failures(), failures);
+    }
+}
