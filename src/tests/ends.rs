@@ -20,7 +20,7 @@ use super::support::{exchange, read_all, read_until, start, start_with, statuses
 use crate::{
     Body, Request, Response,
     conn::{
-        Http1Config, SingleUse,
+        Delivery, Http1Config, SingleUse,
         h1::client::{Connection, Exchange},
     },
     net::Io,
@@ -224,4 +224,58 @@ async fn response_to_a_failed_write_is_read_though_the_check_has_just_read() {
     exchange.connect_usable(connection);
     let Poll::Ready(Ok(response)) = pin!(exchange).poll(&mut cx) else { panic!("no response") };
     assert_eq!(response.status(), 503);
+}
+
+/// A stream that fails each write, after its socket has accepted a number of bytes, as one with TLS does whose records
+/// are written one by one.
+struct Failing {
+    accepts: u64,
+    socket_written: u64,
+}
+
+impl AsyncRead for Failing {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for Failing {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.socket_written += self.accepts;
+        Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Io for Failing {
+    fn socket_written(&self) -> Option<u64> {
+        Some(self.socket_written)
+    }
+}
+
+#[tokio::test]
+async fn request_of_which_the_socket_has_accepted_bytes_may_have_been_sent() {
+    for (accepts, delivery) in [(0, Delivery::NotSent), (16 << 10, Delivery::MaybeSent)] {
+        let io = Failing { accepts, socket_written: 1000 };
+        let connection = Connection::new(io, Arc::new(Limits::default()));
+        let request = Request::new(Body::from(vec![b'x'; 100_000]));
+        let error = within(connection.exchange(request, SingleUse)).await.unwrap_err();
+        assert_eq!(error.delivery, delivery);
+        assert!(error.request.is_some(), "it can be replayed");
+    }
 }

@@ -221,9 +221,11 @@ impl<P: Protocol, C> Outgoing<P, C> {
         cx: &mut Context<'_>,
         now: Instant,
     ) -> Poll<io::Result<()>> {
-        let before = state.output.written();
+        // A stream with TLS may return an error after its socket has accepted bytes of the same write.
+        let written = |state: &State<P, I>| (state.output.written(), state.io.socket_written());
+        let before = written(state);
         let result = state.poll_flush(cx, now);
-        if self.progress == Progress::Encoded && state.output.written() > before {
+        if self.progress == Progress::Encoded && written(state) != before {
             self.progress = Progress::Written;
         }
         result
