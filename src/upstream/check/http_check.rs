@@ -3,7 +3,7 @@
 use std::{fmt, ops::RangeInclusive};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Uri, header::HOST};
+use http::{HeaderValue, Method, Request, Response, Uri, header::HOST};
 
 use super::Check;
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     upstream::{
         call::{next_frame, send},
         endpoint::Endpoint,
+        error::{AttemptError, AttemptErrorKind},
         pooled::ExceedsMaximum,
     },
 };
@@ -88,7 +89,23 @@ impl HttpCheck {
         request
     }
 
-    async fn judge(&self, response: http::Response<Body>) -> Result<(), BoxError> {
+    /// Sends the request; once more if the server had closed the idle connection on which it was sent, which says nothing
+    /// about the server.
+    async fn send<S: HttpService + Clone>(&self, service: &S) -> Result<Response<Body>, BoxError> {
+        let error = match send(service.clone(), self.request()).await {
+            Ok(response) => return Ok(response),
+            Err(error) => error,
+        };
+        let mut error = error.downcast::<AttemptError>()?;
+        if error.kind() == AttemptErrorKind::StaleConnection
+            && let Some(request) = error.take_request()
+        {
+            return send(service.clone(), request).await;
+        }
+        Err(error)
+    }
+
+    async fn judge(&self, response: Response<Body>) -> Result<(), BoxError> {
         let status = response.status().as_u16();
         if !self.status.contains(&status) {
             return Err(Unexpected::Status(status, self.status.clone()).into());
@@ -113,7 +130,7 @@ where
     S: HttpService<Future: Send> + Clone + Send + Sync + 'static,
 {
     async fn check(&self, endpoint: Endpoint<S>) -> Result<(), BoxError> {
-        self.judge(send(endpoint.service().clone(), self.request()).await?).await
+        self.judge(self.send(endpoint.service()).await?).await
     }
 }
 

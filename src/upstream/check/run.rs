@@ -163,6 +163,10 @@ where
     /// target `vestibule::upstream`: `endpoint down` at `WARN`, `endpoint up` at `INFO`. The checks of an endpoint
     /// never overlap. A check that panics has failed, and is logged as well, at `ERROR`. One that fails since this process
     /// is out of descriptors or memory does not count.
+    ///
+    /// An endpoint counts the results of its checks together, so run one such task for a balancer: of two, the successes of
+    /// one keep an endpoint up that fails the other. A [`Check`] may combine several. An endpoint that is down when the task
+    /// is aborted stays down.
     pub fn check<C: Check<S>>(
         &self,
         check: C,

@@ -13,7 +13,7 @@ use super::*;
 use crate::{
     body::Body,
     policy::{health::Phase, pick::RoundRobin},
-    upstream::{Balance, ErasedService},
+    upstream::{AttemptError, AttemptErrorKind, Balance, Delivery, ErasedService},
 };
 
 fn endpoint(
@@ -50,6 +50,24 @@ async fn http_check_expects_status_and_text() {
     assert_eq!(idle.handle().status(idle.place()).requests, 0);
     for bad in ["", "health", "http://a/b", "/a b"] {
         assert!(HttpCheck::new(bad).is_none(), "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn http_check_is_sent_again_if_its_idle_connection_was_closed() {
+    for (stale, is_ok) in [(1, true), (2, false)] {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let count = sent.clone();
+        let endpoint = endpoint(move |request| {
+            if count.fetch_add(1, Relaxed) == stale {
+                return Ok(Response::new(Body::empty()));
+            }
+            let kind = AttemptErrorKind::StaleConnection;
+            let error = AttemptError::new(kind, Delivery::MaybeSent, "closed");
+            Err(error.with_request(request).into())
+        });
+        let result = HttpCheck::new("/").unwrap().check(endpoint).await;
+        assert_eq!((result.is_ok(), sent.load(Relaxed)), (is_ok, 2));
     }
 }
 
