@@ -1,6 +1,7 @@
 //! `Balance::follow`: applies the updates of a source to a balancer.
 
 use std::{
+    collections::HashMap,
     future::{Future, poll_fn},
     pin::pin,
 };
@@ -60,7 +61,7 @@ where
     S: Clone + Send + Sync + 'static,
     P: Pick + 'static,
 {
-    /// Applies the updates of `source`; `endpoint` creates the endpoint of a target. Spawn the future as a task: it
+    /// Applies the updates of `source`; `endpoint` creates the endpoint of a new target. Spawn the future as a task: it
     /// ends when the stream ends, or when the last clone of this balancer is dropped.
     ///
     /// An endpoint that remains keeps its connections, load and health. A removed one finishes its requests. An error
@@ -106,10 +107,10 @@ where
         withheld: &mut Option<EndpointKey>,
         endpoint: &impl Fn(&Target) -> Endpoint<S>,
     ) {
-        let make = |target: &Target| {
-            let made = endpoint(target).weight(target.weight).tier(target.tier);
-            made.zone(&target.zone)
+        let place = |endpoint: Endpoint<S>, target: &Target| {
+            endpoint.weight(target.weight).tier(target.tier).zone(&target.zone)
         };
+        let make = |target: &Target| place(endpoint(target), target);
         match update {
             Update::Set(targets) if targets.is_empty() && !options.applies_empty => {
                 tracing::warn!(target: "vestibule::upstream", "the source has no endpoints; the last ones remain in use");
@@ -121,7 +122,13 @@ where
                     targets.truncate(options.max_targets);
                 }
                 *withheld = None;
-                self.replace(targets.iter().map(make));
+                // An endpoint that stays is not created again: a source may send thousands for each change of one.
+                let current = self.endpoints();
+                let known: HashMap<_, _> = current.iter().map(|e| (e.key(), e)).collect();
+                self.replace(targets.iter().map(|target| match known.get(&target.key()) {
+                    Some(&known) => place(known.clone(), target),
+                    None => make(target),
+                }));
             }
             Update::Insert(target) => {
                 let endpoint = make(&target);

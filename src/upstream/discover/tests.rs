@@ -1,4 +1,11 @@
-use std::{convert::Infallible, fs, future::poll_fn, pin::Pin, time::Duration};
+use std::{
+    convert::Infallible,
+    fs,
+    future::poll_fn,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::sync::mpsc;
 use tower::{ServiceExt, service_fn};
@@ -194,4 +201,25 @@ async fn follow_bounds_the_set_and_ends_with_the_balancer() {
     drop(balance);
     task.await.unwrap();
     assert!(tell.is_closed());
+}
+
+#[tokio::test]
+async fn known_target_of_a_set_is_not_created_again() {
+    let (tell, told) = mpsc::unbounded_channel();
+    let balance = Balance::round_robin([]);
+    let created = Arc::new(Mutex::new(Vec::new()));
+    let keys = created.clone();
+    let task = tokio::spawn(balance.follow(Told(told), FollowOptions::new(), move |target| {
+        keys.lock().unwrap().push(target.key().to_string());
+        endpoint(target)
+    }));
+    for targets in [&["a:1", "b:2"][..], &["b:2 weight=3 tier=1 zone=z", "c:3"]] {
+        let targets = targets.iter().map(|text| target(text)).collect();
+        tell.send(Ok(Update::Set(targets))).unwrap();
+    }
+    drop(tell);
+    task.await.unwrap();
+    assert_eq!(*created.lock().unwrap(), ["a:1", "b:2", "c:3"]);
+    let status = &balance.status()[0];
+    assert_eq!((status.weight, status.tier, &*status.zone), (3, 1, "z"));
 }
