@@ -30,6 +30,9 @@ pub mod nginx {}
 #[doc = include_str!("guide/gunicorn.md")]
 pub mod gunicorn {}
 
+#[doc = include_str!("guide/processes.md")]
+pub mod processes {}
+
 #[doc = include_str!("guide/build.md")]
 pub mod build {}
 

@@ -95,6 +95,7 @@
 //! | [a cache](guide::cache) | in front of servers, what it stores, invalidation, the public test suite |
 //! | [what every site needs](guide::site) | redirects, fields, access, authentication, error pages |
 //! | [from an `nginx.conf`](guide::nginx), [from Gunicorn and uvicorn](guide::gunicorn) | the usual directives and options, what takes their place, and a program |
+//! | [child processes](guide::processes) | background workers, a sandbox, hooks, event streams, memory |
 //! | [behind another proxy](guide::behind_a_proxy) | the address of the client |
 //! | [defaults and limits](guide::limits) | every option with its default, and the status beyond it |
 //! | [deadlines](serve::deadlines) | how long a server waits, and for what |
