@@ -51,7 +51,7 @@ where
         listener: Listener,
         stop: impl Future<Output = ()>,
     ) -> io::Result<()> {
-        let _serving = Serving::new();
+        let serving = Serving::new();
         let mut acceptor = Acceptor::new(listener)?;
         let connections = Connections(self.admission.drain(n).clone());
         let mut stop = std::pin::pin!(stop);
@@ -76,6 +76,8 @@ where
             for other in &*self.others {
                 other.ended().await;
             }
+            // Its guests may still serve connections of other runtimes, which drain them at the same time.
+            serving.end().await;
         };
         if tokio::time::timeout(shutdown_timeout, ended).await.is_err() {
             let connections = drain.len();
@@ -215,6 +217,7 @@ mod tests {
     use crate::{
         Request, Response,
         conn::{per_client::PerClientConnections, testing::Lines},
+        net::serving::Guest,
         peer::Peer,
     };
 
@@ -314,6 +317,30 @@ mod tests {
         let queue = RefCell::new(VecDeque::from([failed, Ok(connected)]));
         let drain = serve_queued(Arc::default(), || queue.borrow_mut().pop_front()).await;
         assert_eq!((drain.len(), queue.borrow().len()), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn shutdown_waits_for_the_guests_of_the_runtime() {
+        let timeout = Duration::from_secs(30);
+        for leaves in [true, false] {
+            let listener = Listener::from(TcpListener::bind("127.0.0.1:0").await.unwrap());
+            let service =
+                service_fn(|_: Request| std::future::pending::<Result<Response, Infallible>>());
+            let accept_loop = accept_loop(service, LIMIT, Arc::default());
+            let accept_loop = AcceptLoop { shutdown_timeout: timeout, ..accept_loop };
+            let guest = RefCell::new(None);
+            let stop = async { *guest.borrow_mut() = Guest::new().await };
+            let began = tokio::time::Instant::now();
+            let leave = async {
+                tokio::time::sleep(timeout / 2).await;
+                let guest = guest.borrow_mut().take_if(|_| leaves);
+                assert!(guest.is_none_or(|guest| guest.must_leave()));
+            };
+            let (result, ()) = tokio::join!(accept_loop.run(0, listener, stop), leave);
+            result.unwrap();
+            let expected = if leaves { timeout / 2 } else { timeout };
+            assert_eq!(began.elapsed().as_secs(), expected.as_secs());
+        }
     }
 
     #[tokio::test]

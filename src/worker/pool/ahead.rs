@@ -103,9 +103,13 @@ impl Pool {
         }
     }
 
-    /// Returns whether worker `id` has a request.
-    pub(in super::super) fn is_working(&self, id: WorkerId) -> bool {
-        self.lock().queue.in_flight(id).is_some()
+    /// Answers the request that worker `id` has, if there is one, whose runtime has ended. Returns whether there was
+    /// one. The worker must exit.
+    pub(in super::super) fn lose_request(&self, id: WorkerId) -> bool {
+        let Some(job) = self.lock().queue.take_in_flight(id) else { return false };
+        drop(job.take_permit());
+        job.abort(|| Error::new(Kind::BadGateway, GateError::Closed));
+        true
     }
 
     /// Returns the job that worker `id` runs, for a line of its output; `None` if the line may be of another job: one that

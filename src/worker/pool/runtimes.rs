@@ -7,7 +7,10 @@ use std::sync::{
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-use crate::{net::serving::is_serving, policy::restart::WorkerId};
+use crate::{
+    net::serving::{ends, is_serving},
+    policy::restart::WorkerId,
+};
 
 /// Maximum number of runtimes: 256. Further ones call the pool from outside.
 const MAX_RUNTIMES: usize = 256;
@@ -15,9 +18,16 @@ const MAX_RUNTIMES: usize = 256;
 /// The runtimes of the callers of a pool.
 #[derive(Default)]
 pub(in super::super) struct Runtimes {
-    list: Mutex<Vec<Handle>>,
-    /// The length of `list`.
+    list: Mutex<List>,
+    /// The length of the list.
     count: AtomicUsize,
+}
+
+#[derive(Default)]
+struct List {
+    runtimes: Vec<Handle>,
+    /// The value of [`ends`] when the runtimes were checked.
+    ends: u64,
 }
 
 /// The workers that are assigned to one of the runtimes.
@@ -40,9 +50,17 @@ fn index(id: WorkerId, runtimes: usize) -> usize {
 }
 
 impl Runtimes {
-    fn list(&self) -> MutexGuard<'_, Vec<Handle>> {
+    /// Returns the list, without the runtimes that have stopped serving connections.
+    fn list(&self) -> MutexGuard<'_, List> {
         // Nothing panics while the lock is held.
-        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        let ends = ends();
+        if list.ends != ends {
+            list.ends = ends;
+            list.runtimes.retain(is_serving);
+            self.count.store(list.runtimes.len(), Ordering::Relaxed);
+        }
+        list
     }
 
     /// Adds the current runtime, if it serves connections. Returns the workers that are assigned to it, if it has one
@@ -51,19 +69,20 @@ impl Runtimes {
         let current = Handle::try_current().ok()?;
         let has_one_thread = current.runtime_flavor() == RuntimeFlavor::CurrentThread;
         let mut list = self.list();
-        let known = list.iter().position(|runtime| runtime.id() == current.id());
-        if known.is_none() && list.len() < MAX_RUNTIMES && is_serving(&current) {
-            list.push(current);
-            self.count.store(list.len(), Ordering::Relaxed);
+        let List { runtimes, .. } = &mut *list;
+        let known = runtimes.iter().position(|runtime| runtime.id() == current.id());
+        if known.is_none() && runtimes.len() < MAX_RUNTIMES && is_serving(&current) {
+            runtimes.push(current);
+            self.count.store(runtimes.len(), Ordering::Relaxed);
         }
-        Some(Assigned { index: known.filter(|_| has_one_thread)?, runtimes: list.len() })
+        Some(Assigned { index: known.filter(|_| has_one_thread)?, runtimes: runtimes.len() })
     }
 
     /// Removes a runtime that has ended.
     pub(in super::super) fn remove(&self, runtime: &Handle) {
         let mut list = self.list();
-        list.retain(|other| other.id() != runtime.id());
-        self.count.store(list.len(), Ordering::Relaxed);
+        list.runtimes.retain(|other| other.id() != runtime.id());
+        self.count.store(list.runtimes.len(), Ordering::Relaxed);
     }
 
     /// Returns whether there are any, so that workers are assigned to them.
@@ -77,7 +96,7 @@ impl Runtimes {
             return None;
         }
         let list = self.list();
-        let runtime = list.get(index(id, list.len()))?;
+        let runtime = list.runtimes.get(index(id, list.runtimes.len()))?;
         let is_here = here.is_some_and(|here| here.id() == runtime.id());
         (!is_here).then(|| runtime.clone())
     }

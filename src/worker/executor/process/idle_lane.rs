@@ -1,6 +1,10 @@
 //! What a lane does while it has no request: it waits for one, and checks its process.
 
-use std::{future::pending, time::Duration};
+use std::{
+    future::{pending, poll_fn},
+    task::Poll,
+    time::Duration,
+};
 
 use tokio::{
     sync::watch,
@@ -21,11 +25,13 @@ use crate::net::process::Child;
 const HUNG_PAUSE: Duration = Duration::from_secs(1);
 
 impl Lane {
-    /// Waits for the next request; `None` if there will be none. Checks the process if it has had none for long.
+    /// Waits for the next request; `None` if there will be none. Checks the process if it has had none for long. The task
+    /// is woken when it must leave the runtime.
     pub(super) async fn next_work(
         &self,
         child: &Child,
         stopped: &mut watch::Receiver<Option<StopReason>>,
+        must_leave: impl Fn() -> bool,
     ) -> Result<Option<Work>, Left> {
         let pool = &self.shared.pool;
         loop {
@@ -39,6 +45,10 @@ impl Lane {
                 biased;
                 () = child.ended() => return Err(Left::Ended),
                 _ = wait_stopped(stopped) => return Err(Left::Stopped),
+                () = poll_fn(|_| if must_leave() { Poll::Ready(()) } else { Poll::Pending }) => {
+                    pool.rest(self.id);
+                    return Err(Left::Moved { to: None, work: None });
+                }
                 work = pool.next(self.id) => return Ok(work),
                 event = event => event,
                 error = self.link.log_while_idle() => {

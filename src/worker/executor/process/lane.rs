@@ -2,7 +2,8 @@
 //!
 //! Its task supervises it in the runtime of the pool. Its requests are exchanged in that runtime too, until a runtime that
 //! serves connections has called the pool. Then they are exchanged in that one, so that a request stays on its thread. A
-//! lane changes its runtime only between two requests.
+//! lane changes its runtime only between two requests. When a runtime stops serving connections, its lanes return to that
+//! of the pool.
 
 use std::{
     future::pending,
@@ -35,7 +36,10 @@ use super::{
 };
 use crate::{
     conn::Delivery,
-    net::process::{Child, memory},
+    net::{
+        process::{Child, memory},
+        serving::Guest,
+    },
     policy::restart::WorkerId,
 };
 
@@ -65,8 +69,8 @@ pub(super) enum Left {
     Ended,
     /// It must stop.
     Stopped,
-    /// It continues in another runtime, with the request that it has begun.
-    Moved { to: Handle, work: Option<Work> },
+    /// It continues in another runtime, with the request that it has begun. `None` is the runtime of the pool.
+    Moved { to: Option<Handle>, work: Option<Work> },
     /// The runtime has ended.
     Dropped,
 }
@@ -81,6 +85,8 @@ impl Lane {
         mut ahead: Option<Work>,
     ) -> Left {
         let pool = &self.shared.pool;
+        let guest = if here.is_some() { Guest::new().await } else { None };
+        let must_leave = || here.is_some() && guest.as_ref().is_none_or(Guest::must_leave);
         let Some(process) = self.group.started() else { return Left::Stopped };
         let child = &process.child;
         if let Err(error) = self.link.change_runtime() {
@@ -89,15 +95,18 @@ impl Lane {
         }
         let mut measured_at = Instant::now();
         loop {
+            if must_leave() {
+                return Left::Moved { to: None, work: ahead };
+            }
             if self.link.may_move()
                 && let Some(to) = pool.runtimes.assigned(self.id, here.as_ref())
             {
-                return Left::Moved { to, work: ahead };
+                return Left::Moved { to: Some(to), work: ahead };
             }
             let work = match ahead.take() {
                 // The worker has begun it, or will, even if it must exit.
                 Some(work) => Some(work),
-                None => match self.next_work(child, &mut stopped).await {
+                None => match self.next_work(child, &mut stopped, must_leave).await {
                     Ok(work) => work,
                     Err(left) => return left,
                 },

@@ -194,13 +194,13 @@ impl WorkerTask {
             match left {
                 Left::Ended => return true,
                 Left::Stopped => return false,
-                Left::Moved { to, work } => (runtime, ahead) = (Some(to), work),
+                Left::Moved { to, work } => (runtime, ahead) = (to, work),
                 Left::Dropped => {
                     if let Some(runtime) = runtime.take() {
                         pool.runtimes.remove(&runtime);
                     }
-                    if pool.is_working(self.lane.id) {
-                        return false; // and the request that it has is lost
+                    if pool.lose_request(self.lane.id) {
+                        return false;
                     }
                 }
             }
