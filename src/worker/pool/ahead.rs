@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind},
-    policy::restart::WorkerId,
+    policy::restart::{WorkerId, after},
 };
 
 /// Maximum time between a line of output and its receipt: 5 ms, a multiple of the time that a woken thread usually takes.
@@ -90,8 +90,11 @@ impl Pool {
     /// sent those that may be repeated.
     pub(in super::super) fn end_ahead(&self, id: WorkerId) {
         let mut s = self.lock();
-        let lost = s.queue.end_ahead(id);
-        let idle = s.queue.wake_next(Instant::now());
+        let now = Instant::now();
+        let queue_until = after(now, self.queue_timeout);
+        let lost = s.queue.end_ahead(id, queue_until);
+        self.wake_supervisor_by(&mut s, queue_until);
+        let idle = s.queue.wake_next(now);
         self.check_closed(&s);
         drop(s);
         if let Some(waker) = idle {

@@ -17,7 +17,7 @@ use super::{
 use super::{After, Unanswered};
 use crate::{
     Request,
-    policy::restart::{Claim, WorkerId},
+    policy::restart::{Claim, WorkerId, after},
 };
 
 impl Pool {
@@ -138,7 +138,8 @@ impl Pool {
         let stays = s.supervisor.on_done(id, crashed);
         self.check_nominated(&mut s);
         // A closed pool keeps its workers until no request is left.
-        let is_queued = job.requeue(request, is_sent);
+        let sent_until = is_sent.then(|| after(now, self.queue_timeout));
+        let is_queued = job.requeue(request, sent_until);
         if is_queued {
             s.queue.push_front(job);
         }

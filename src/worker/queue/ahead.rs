@@ -332,13 +332,17 @@ impl Queue {
     }
 
     /// Removes the jobs that were sent ahead to `worker`, which has exited after it had begun them. Queues those again
-    /// whose methods are idempotent (RFC 9110 section 9.2.2), and returns the others.
+    /// whose methods are idempotent (RFC 9110 section 9.2.2) until the end of a new queue timeout, and returns the others.
     /// [`wake_next`](Self::wake_next) follows.
-    pub(in super::super) fn end_ahead(&mut self, worker: WorkerId) -> Vec<Arc<Job>> {
+    pub(in super::super) fn end_ahead(
+        &mut self,
+        worker: WorkerId,
+        queue_until: Instant,
+    ) -> Vec<Arc<Job>> {
         let (mut again, mut lost) = (Vec::new(), Vec::new());
         for job in self.ahead.take(worker) {
             let request = job.begin_ahead().filter(|request| request.method().is_idempotent());
-            let is_queued = request.is_some_and(|request| job.requeue(request, true));
+            let is_queued = request.is_some_and(|request| job.requeue(request, Some(queue_until)));
             if is_queued { again.push(job) } else { lost.push(job) }
         }
         self.requeue(&again);

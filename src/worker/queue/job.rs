@@ -1,7 +1,7 @@
 //! `Job`: a request in the pool, and its response.
 
 use std::{
-    sync::{Arc, PoisonError},
+    sync::{Arc, OnceLock, PoisonError},
     task::{Context, Poll, Waker},
     time::Instant,
 };
@@ -50,6 +50,8 @@ pub(crate) enum Cancelled {
 pub(crate) struct Job {
     request: RequestInfo,
     times: Times,
+    /// The end of its queue timeout after it was queued again.
+    again_until: OnceLock<Instant>,
     cell: Mutex<Cell>,
 }
 
@@ -122,7 +124,8 @@ impl Job {
             is_aborted: false,
             failed_attempts: 0,
         };
-        Arc::new(Self { request: info, times, cell: Mutex::new(cell) })
+        let again_until = OnceLock::new();
+        Arc::new(Self { request: info, times, again_until, cell: Mutex::new(cell) })
     }
 
     /// Returns the identity of the request for log lines.
@@ -140,7 +143,16 @@ impl Job {
 
     /// Returns the time at which the job is refused if no worker has begun it.
     pub(crate) fn expires_at(&self) -> Instant {
-        self.times.deadline.map_or(self.times.queue_until, |d| d.min(self.times.queue_until))
+        self.limited(self.queue_until())
+    }
+
+    /// Returns the deadline, or `until` if that is earlier.
+    fn limited(&self, until: Instant) -> Instant {
+        self.times.deadline.map_or(until, |deadline| deadline.min(until))
+    }
+
+    fn queue_until(&self) -> Instant {
+        *self.again_until.get().unwrap_or(&self.times.queue_until)
     }
 
     pub(super) fn has_expired(&self, now: Instant) -> bool {
@@ -150,7 +162,7 @@ impl Job {
     /// Returns the error of an expired job: a timeout if its deadline was first, else overload.
     pub(crate) fn expiry(&self) -> Error {
         match self.times.deadline {
-            Some(deadline) if deadline <= self.times.queue_until => {
+            Some(deadline) if deadline <= self.queue_until() => {
                 Error::new(Kind::Timeout, DeadlineExceeded)
             }
             _ => queue_timeout(),
@@ -220,16 +232,20 @@ impl Job {
         request
     }
 
-    /// Queues the request again after a worker could not answer it; `is_sent` means that the worker may have received
-    /// it. Returns `false` if the caller was answered or has left, or if the request has failed too often.
-    pub(crate) fn requeue(&self, request: Request, is_sent: bool) -> bool {
+    /// Queues the request again after a worker could not answer it. If the worker may have received it, the queue timeout
+    /// ends at `sent_until`: the time that the worker had it is not time in the queue. Returns `false` if the caller was
+    /// answered or has left, or if the request has failed too often.
+    pub(crate) fn requeue(&self, request: Request, sent_until: Option<Instant>) -> bool {
         let mut cell = self.lock();
-        cell.failed_attempts += u8::from(is_sent);
+        cell.failed_attempts += u8::from(sent_until.is_some());
         if !matches!(cell.phase, Phase::Running) || cell.failed_attempts >= MAX_ATTEMPTS {
             drop(cell);
             return false; // and drops the request without the lock
         }
         cell.phase = Phase::Queued(request);
+        if let Some(until) = sent_until {
+            let _ = self.again_until.set(until); // only once, by `MAX_ATTEMPTS`
+        }
         true
     }
 

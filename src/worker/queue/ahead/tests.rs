@@ -297,7 +297,7 @@ fn leaving_worker_leaves_its_job_to_others_unless_it_has_begun_it() {
     assert!(is_same(pool.next(2), &unread));
     pool.queue.close();
     assert!(!pool.queue.is_drained());
-    assert!(pool.queue.end_ahead(id(1)).is_empty());
+    assert!(pool.queue.end_ahead(id(1), pool.now + QUEUE_TIMEOUT).is_empty());
     assert!(is_same(pool.next(2), &read), "it is idempotent, so that it may be repeated");
     assert!(pool.queue.is_drained());
 }
@@ -309,11 +309,24 @@ fn job_that_two_exited_workers_had_begun_is_not_queued_again() {
     for worker in [0, 1] {
         pool.sockets[worker].read();
         pool.queue.leave(id(worker));
-        let lost = pool.queue.end_ahead(id(worker)).pop();
+        let lost = pool.queue.end_ahead(id(worker), pool.now + QUEUE_TIMEOUT).pop();
         assert_eq!(lost.is_some(), worker == 1);
         pool.queue.send_ahead(pool.now, |_| true);
     }
     assert_eq!((pool.queue.len(), pool.queue.ahead()), (0, 0));
+}
+
+#[test]
+fn job_of_an_exited_worker_has_a_new_queue_timeout() {
+    let mut pool = Pool::new(2);
+    let job = pool.push();
+    pool.sockets[0].read();
+    pool.now += QUEUE_TIMEOUT;
+    pool.queue.leave(id(0));
+    assert!(pool.queue.end_ahead(id(0), pool.now + QUEUE_TIMEOUT).is_empty());
+    assert!(pool.queue.take_expired(pool.now).is_empty());
+    assert_eq!(pool.queue.next_expiry(), Some(pool.now + QUEUE_TIMEOUT));
+    assert!(is_same(pool.next(1), &job));
 }
 
 #[test]

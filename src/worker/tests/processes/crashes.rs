@@ -44,6 +44,37 @@ async fn request_that_ends_its_worker_is_sent_to_two_workers_at_most() {
 }
 
 #[tokio::test]
+async fn request_of_crashed_worker_is_sent_again_after_its_queue_timeout() {
+    // The requests that are held begin within it.
+    let queue_timeout = Duration::from_secs(1);
+    let mut pool = InProcesses::start_with(vec![], |b| b.workers(2).queue_timeout(queue_timeout));
+    let pool = pool.as_mut().unwrap();
+    let answer = pool.begin("/hold-pid").await;
+    let busy = pid_in(&pool.entered().await);
+    let held = pool.begin("/hold").await;
+    pool.entered().await;
+    // It was queued later.
+    assert_eq!(kind(&pool.get("/late").await.unwrap_err()), Kind::Overloaded);
+    pool.release("/hold");
+    held.await.unwrap();
+    kill(busy, Signal::KILL);
+    let other = timeout(LONG, pool.entered()).await.expect("it is sent again");
+    assert_ne!(pid_in(&other), busy);
+    let mut answer = pin!(answer);
+    let answer = loop {
+        pool.release("/hold-pid"); // more than once: the killed worker has used one up
+        tokio::select! {
+            biased;
+            answer = &mut answer => break answer,
+            () = tokio::task::yield_now() => {}
+        }
+    };
+    assert_eq!(answer.unwrap().status(), 200);
+    assert_eq!(pool.stats().refused, 1);
+    pool.shutdown().await;
+}
+
+#[tokio::test]
 async fn request_of_crashed_worker_is_sent_again_while_pool_closes() {
     for workers in [1, 2] {
         let mut pool = InProcesses::start_with(vec![], |b| b.workers(workers)).unwrap();
