@@ -134,7 +134,7 @@ pub(crate) enum Startup {
 /// **Reload.** [`reload`](Self::reload) starts a successor of the next generation in every slot. The successors wait
 /// until all are ready, and then replace the old generation in all slots. If one exits before that, or the timeout
 /// passes after the start of the last one, they are stopped, and the old generation continues. It fails too when workers
-/// that were stopped before they were ready have prevented the start of another one for the timeout.
+/// that were stopped and do not exit have prevented the start of another one for the timeout.
 ///
 /// **Leaving workers.** A worker that has left its slot may take the request timeout to finish its request, or the drain
 /// timeout if that is shorter. It counts among

@@ -17,7 +17,7 @@ pub(super) struct Reload {
     /// The time by which all successors must be ready. `None` until the last one is started, which may have to wait for
     /// workers of earlier generations.
     until: Option<Instant>,
-    /// The end of the wait for workers that were stopped before they were ready, if they prevent a start.
+    /// The end of the wait for workers that were stopped, if they prevent a start.
     blocked_until: Option<Instant>,
 }
 
@@ -274,11 +274,11 @@ impl Supervisor {
         }
     }
 
-    /// Sets the end of the wait for stopped workers that are not ready while they prevent the start of a successor. A factory
-    /// that blocks is not interrupted, so they may never exit.
+    /// Sets the end of the wait for stopped workers while they prevent the start of a successor. A factory or a destructor
+    /// that blocks is not interrupted, and a process may ignore its stop signal, so they may never exit.
     fn check_blocked(&mut self, now: Instant) {
-        let is_starting = |state: &&State| matches!(state, State::Starting { .. });
-        let stopped = self.leaving.iter().filter(is_starting).count();
+        let is_stopped = |state: &&State| !matches!(state, State::Busy { .. });
+        let stopped = self.leaving.iter().filter(is_stopped).count();
         let is_blocked = stopped > 0 && stopped + self.successors() >= self.used;
         if let Some(reload) = &mut self.reload {
             let until = reload.blocked_until.unwrap_or_else(|| after(now, reload.timeout));

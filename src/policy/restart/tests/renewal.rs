@@ -337,6 +337,22 @@ fn reload_is_rolled_back_when_no_worker_can_be_started_in_its_time() {
 }
 
 #[test]
+fn reload_is_rolled_back_when_a_worker_of_the_generation_before_does_not_exit() {
+    let (mut supervisor, ids, now) = running(2, 1);
+    assert!(supervisor.reload(TIMEOUT));
+    starts(&mut supervisor, now).into_iter().for_each(|id| supervisor.on_ready(id, now));
+    assert_eq!(supervisor.take_reloaded(), Some(Reloaded::Ready));
+    let stopped = [Action::Stop(ids[0]), Action::Stop(ids[1])];
+    assert_eq!(actions(&mut supervisor, now), stopped);
+    supervisor.on_exit(ids[0], now);
+    assert!(supervisor.reload(TIMEOUT));
+    let new = starts(&mut supervisor, now);
+    assert_eq!((new.len(), supervisor.deadline()), (1, Some(now + TIMEOUT)));
+    assert_eq!(actions(&mut supervisor, now + TIMEOUT), [Action::Stop(new[0])]);
+    assert_eq!(supervisor.take_reloaded(), Some(Reloaded::TimedOut));
+}
+
+#[test]
 fn reload_is_rolled_back_when_one_of_its_workers_is_late() {
     let (mut supervisor, _, now) = running(2, 1);
     supervisor.config.start_timeout = Some(TIMEOUT);

@@ -309,8 +309,8 @@ impl World {
         for turn in 0.. {
             assert!(turn < 1000, "the supervisor has something to do without end");
             let (ready, used) = (self.supervisor.ready(), self.supervisor.used);
-            let is_starting = |state: &State| matches!(state, State::Starting { .. });
-            let may_be_blocked = self.supervisor.leaving.iter().any(is_starting);
+            let is_stopped = |state: &State| !matches!(state, State::Busy { .. });
+            let may_be_blocked = self.supervisor.leaving.iter().any(is_stopped);
             let action = self.supervisor.poll(self.now);
             self.check_floor(ready, action);
             self.totals.added += self.supervisor.used.saturating_sub(used) as u64;
