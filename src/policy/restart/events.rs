@@ -81,7 +81,9 @@ impl Supervisor {
         self.check_mould_exit(id);
         let is_working = matches!(self.phase, Phase::Starting | Phase::Running);
         let Some(slot) = self.slot(id) else { return self.on_successor_exit(id, now) };
-        let is_unexpected = is_working && slot.state.is_ready();
+        // It may exit just before it is stopped for the restart.
+        let is_restarted = std::mem::take(&mut slot.is_restarting);
+        let is_unexpected = is_working && slot.state.is_ready() && !is_restarted;
         slot.forget_failures(now, stable_after);
         let pause = backoff.delay(slot.failures);
         slot.failures = slot.failures.saturating_add(1);

@@ -15,7 +15,7 @@ pub(super) struct Slot {
     /// The time at which the worker became ready.
     ready_at: Option<Instant>,
     /// Whether the worker will be stopped and started again.
-    is_restarting: bool,
+    pub(super) is_restarting: bool,
     /// The time at which the worker exceeds the age limit, if there is one.
     old_at: Option<Instant>,
     /// Whether the worker has reached another limit.

@@ -410,6 +410,17 @@ fn restart_starts_workers_that_wait_for_their_pause() {
 }
 
 #[test]
+fn worker_that_exits_before_its_restart_is_restarted_once() {
+    let (mut supervisor, ids, now) = running(1, 0);
+    assert!(supervisor.restart(now));
+    supervisor.on_exit(ids[0], now);
+    let new = starts(&mut supervisor, now);
+    assert_eq!((new.len(), new[0].generation(), supervisor.unexpected_exits()), (1, 1, 0));
+    supervisor.on_ready(new[0], now);
+    assert_eq!(actions(&mut supervisor, now), [], "the new one is not stopped");
+}
+
+#[test]
 fn worker_that_was_ready_for_long_is_restarted_at_once() {
     let stable_after = Duration::from_secs(10);
     let mut now = Instant::now();
