@@ -213,7 +213,8 @@ impl Pool {
 
     /// Sleeps until the supervisor has something to do or is woken.
     pub(super) fn sleep<'a>(&self, mut s: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        let due = [s.queue.next_expiry(), s.supervisor.deadline(), s.queue.wake_again_at()];
+        let idle = s.supervisor.idle();
+        let due = [s.queue.next_expiry(idle), s.supervisor.deadline(), s.queue.wake_again_at()];
         s.wake_at = due.into_iter().flatten().min();
         match s.wake_at {
             None => self.alarm.wait(s).unwrap_or_else(PoisonError::into_inner),

@@ -199,6 +199,7 @@ impl<P: Protocol> ProcessesBuilder<P> {
 
     /// Sets how long a request may wait for a permit and a worker. The default is [`QUEUE_TIMEOUT`](super::QUEUE_TIMEOUT).
     /// A request that no worker has begun by then is never sent to one.
+    /// With a timeout of zero, a request is refused unless a worker is idle.
     pub fn queue_timeout(mut self, timeout: Duration) -> Self {
         self.settings.pool.queue_timeout = timeout;
         self

@@ -166,7 +166,7 @@ impl Queue {
         self.coming.take_if(|coming| coming.worker == worker);
         self.recover_stale(now);
         while let Some(job) = self.jobs.pop_front().or_else(|| self.ahead.take_back_oldest(now)) {
-            if job.has_expired(now) && job.is_queued() {
+            if now >= job.expires_with_idle_at() && job.is_queued() {
                 return Poll::Ready(Next::Expired(job));
             }
             let Some(request) = job.begin() else {
@@ -259,14 +259,16 @@ impl Queue {
         }
     }
 
-    /// Removes the jobs that have expired, including cancelled ones.
-    pub(super) fn take_expired(&mut self, now: Instant) -> Vec<Arc<Job>> {
+    /// Removes the jobs that have expired, including cancelled ones. Those that `idle` workers will take remain for a moment.
+    pub(super) fn take_expired(&mut self, now: Instant, idle: usize) -> Vec<Arc<Job>> {
         let taken = self.ahead.take_back_expired(now);
         let (mut expired, others): (Vec<_>, _) =
             taken.into_iter().partition(|j| j.has_expired(now));
         self.requeue(&others);
+        let mut index = 0;
         self.jobs.retain(|job| {
-            let has_expired = job.has_expired(now);
+            let has_expired = now >= expires_at(job, index < idle);
+            index += 1;
             if has_expired {
                 expired.push(job.clone());
             }
@@ -278,9 +280,9 @@ impl Queue {
         expired
     }
 
-    /// Returns the time at which the first job expires.
-    pub(super) fn next_expiry(&self) -> Option<Instant> {
-        let queued = self.jobs.iter().map(|job| job.expires_at());
+    /// Returns the time at which the first job expires while there are `idle` workers.
+    pub(super) fn next_expiry(&self, idle: usize) -> Option<Instant> {
+        let queued = self.jobs.iter().enumerate().map(|(n, job)| expires_at(job, n < idle));
         queued.chain(self.ahead.next_expiry()).min()
     }
 
@@ -335,6 +337,11 @@ impl Queue {
     pub(super) fn len(&self) -> usize {
         self.jobs.len()
     }
+}
+
+/// Returns the time at which a queued job is refused.
+fn expires_at(job: &Job, has_idle_worker: bool) -> Instant {
+    if has_idle_worker { job.expires_with_idle_at() } else { job.expires_at() }
 }
 
 pub(super) fn closed() -> Error {

@@ -59,7 +59,8 @@ fn run(pool: &Arc<Pool>, mut executor: impl Executor) {
             continue;
         }
         s.update_demand();
-        let expired = s.queue.take_expired(now);
+        let idle = s.supervisor.idle();
+        let expired = s.queue.take_expired(now, idle);
         if !expired.is_empty() {
             drop(s);
             for job in expired {

@@ -203,6 +203,11 @@ impl Supervisor {
         is_elastic && self.phase == Phase::Running && self.reload.is_none()
     }
 
+    /// Returns the number of idle workers that take requests.
+    pub(crate) fn idle(&self) -> usize {
+        self.census().idle
+    }
+
     fn census(&self) -> Census {
         let mut census = Census::default();
         for slot in &self.slots {

@@ -3,7 +3,7 @@
 use std::{
     sync::{Arc, OnceLock, PoisonError},
     task::{Context, Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::OwnedSemaphorePermit;
@@ -18,6 +18,7 @@ use crate::{
     Request, Response,
     conn::RequestInfo,
     error::{BoxError, Error, Kind},
+    policy::restart::after,
     sync::{Mutex, MutexGuard},
 };
 
@@ -93,6 +94,10 @@ impl Cell {
     }
 }
 
+/// Time that an idle worker has for taking a job whose queue timeout has passed: 1 s, a multiple of the time that a woken
+/// thread takes on a busy machine. So a job with a short timeout is not refused while its worker is on its way.
+const IDLE_GRACE: Duration = Duration::from_secs(1);
+
 /// Maximum number of workers to which a request that may have been received is sent: 2, since a request that crashes
 /// its worker must not crash all of them.
 const MAX_ATTEMPTS: u8 = 2;
@@ -144,6 +149,11 @@ impl Job {
     /// Returns the time at which the job is refused if no worker has begun it.
     pub(crate) fn expires_at(&self) -> Instant {
         self.limited(self.queue_until())
+    }
+
+    /// Returns the time at which the job is refused if no worker has begun it although one was idle.
+    pub(super) fn expires_with_idle_at(&self) -> Instant {
+        self.limited(after(self.queue_until(), IDLE_GRACE))
     }
 
     /// Returns the deadline, or `until` if that is earlier.

@@ -162,7 +162,7 @@ fn cancelled_job_that_expires_is_not_refused() {
     assert_eq!(was, Cancelled::Queued);
     queue.on_cancelled(&jobs[1], was);
     let mut refused = 0;
-    for job in queue.take_expired(now) {
+    for job in queue.take_expired(now, 0) {
         // Cancelled after it was taken out of the queue, and before it is refused.
         if Arc::ptr_eq(&job, &jobs[2]) {
             let was = job.cancel();

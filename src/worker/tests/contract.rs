@@ -221,6 +221,7 @@ macro_rules! for_placement {
         contract_tests! { $(#[$attr])? $placement:
             queue {
                 caller_waits_for_permit_and_is_refused_after_queue_timeout
+                request_that_may_not_wait_is_run_by_idle_worker
                 freed_permit_goes_to_waiting_caller
                 reserved_permit_is_not_cloned_and_is_freed_with_its_handle
                 cancelled_request_is_never_run_and_frees_its_permit

@@ -279,11 +279,11 @@ fn expired_job_is_taken_back_and_begun_one_does_not_expire() {
     let mut pool = Pool::new(2);
     let [unread, read] = [pool.push(), pool.push()];
     pool.sockets[1].read();
-    assert_eq!(pool.queue.next_expiry(), Some(pool.now + QUEUE_TIMEOUT));
+    assert_eq!(pool.queue.next_expiry(0), Some(pool.now + QUEUE_TIMEOUT));
     pool.now += QUEUE_TIMEOUT;
-    let expired = pool.queue.take_expired(pool.now);
+    let expired = pool.queue.take_expired(pool.now, 0);
     assert!(expired.len() == 1 && is_same(expired.into_iter().next(), &unread));
-    assert_eq!(pool.queue.next_expiry(), None);
+    assert_eq!(pool.queue.next_expiry(0), None);
     assert!(is_same(pool.begin_ahead(1), &read));
 }
 
@@ -324,8 +324,8 @@ fn job_of_an_exited_worker_has_a_new_queue_timeout() {
     pool.now += QUEUE_TIMEOUT;
     pool.queue.leave(id(0));
     assert!(pool.queue.end_ahead(id(0), pool.now + QUEUE_TIMEOUT).is_empty());
-    assert!(pool.queue.take_expired(pool.now).is_empty());
-    assert_eq!(pool.queue.next_expiry(), Some(pool.now + QUEUE_TIMEOUT));
+    assert!(pool.queue.take_expired(pool.now, 0).is_empty());
+    assert_eq!(pool.queue.next_expiry(0), Some(pool.now + QUEUE_TIMEOUT));
     assert!(is_same(pool.next(1), &job));
 }
 

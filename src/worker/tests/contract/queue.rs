@@ -30,6 +30,22 @@ pub(super) async fn caller_waits_for_permit_and_is_refused_after_queue_timeout<P
     assert_eq!(pool.stats().refused, 2);
 }
 
+pub(super) async fn request_that_may_not_wait_is_run_by_idle_worker<P: Placement>() {
+    let mut pool: P = Settings { queue_timeout: Duration::ZERO, ..Settings::default() }.start();
+    for _ in 0..20 {
+        assert_eq!(pool.get("/").await.unwrap().status(), 200);
+        pool.entered().await;
+    }
+    let held = pool.begin("/hold").await;
+    pool.entered().await;
+    let refused = pool.get("/refused").await.unwrap_err();
+    assert_eq!(kind(&refused), Kind::Overloaded);
+    pool.release("/hold");
+    assert_eq!(held.await.unwrap().status(), 200);
+    pool.shutdown().await;
+    assert!(!pool.has_entered(), "the one was not run");
+}
+
 pub(super) async fn freed_permit_goes_to_waiting_caller<P: Placement>() {
     let mut pool: P = Settings { queue: 0, ..Settings::default() }.start();
     let held = pool.begin("/hold").await;
