@@ -45,7 +45,8 @@ pub(crate) async fn run_request<A: HttpService>(
             let (body, receiver) = streamed::new(*head.body());
             job.set_body(body.clone());
             job.answer(Ok(head.map(|_| receiver)));
-            let ended = catch(within(allowance, streamed::pump(rest, first, &body))).await?;
+            let ended =
+                catch(within(allowance, streamed::pump(rest, first, &body, || false))).await?;
             let ended = ended.unwrap_or_else(|| Ended::Failed(timed_out(allowance).into()));
             Ok(Done::Body(body, ended))
         }
@@ -93,9 +94,10 @@ async fn respond<A: HttpService>(app: &mut A, request: Request) -> Result<Output
     first_frame(response).await
 }
 
-/// Sends a response to the end of its body. The caller of this function may apply a timeout.
+/// Sends a response to the end of its body. The caller of this function may apply a timeout. `may_exceed` is that of
+/// [`pump`](streamed::pump).
 #[cfg_attr(not(feature = "process"), allow(dead_code, reason = "processes need it"))]
-pub(crate) async fn deliver(response: Response, job: &Job) -> Done {
+pub(crate) async fn deliver(response: Response, job: &Job, may_exceed: impl Fn() -> bool) -> Done {
     match first_frame(response).await {
         Err(error) => Done::Answer(Err(error)),
         Ok(Output::Complete(response)) => Done::Answer(Ok(response)),
@@ -103,7 +105,7 @@ pub(crate) async fn deliver(response: Response, job: &Job) -> Done {
             let (body, receiver) = streamed::new(*head.body());
             job.set_body(body.clone());
             job.answer(Ok(head.map(|_| receiver)));
-            let ended = streamed::pump(rest, first, &body).await;
+            let ended = streamed::pump(rest, first, &body, may_exceed).await;
             Done::Body(body, ended)
         }
     }

@@ -73,18 +73,27 @@ pub(crate) enum Ended {
     ReaderDropped,
 }
 
-/// Sends `first` and then `body` into `stream`, with backpressure.
-pub(crate) async fn pump(mut body: Body, first: Option<Bytes>, stream: &Streamed) -> Ended {
+/// Sends `first` and then `body` into `stream`, with backpressure. When the reader is slow for the first time, calls
+/// `may_exceed`, which returns whether the rest of the body has arrived, so that it is sent without waiting for capacity.
+pub(crate) async fn pump(
+    mut body: Body,
+    first: Option<Bytes>,
+    stream: &Streamed,
+    may_exceed: impl Fn() -> bool,
+) -> Ended {
     if let Some(data) = first
         && stream.send(data).is_err()
     {
         return Ended::ReaderDropped;
     }
-    let mut trailers = None;
+    let (mut trailers, mut exceeds) = (None, None);
     std::future::poll_fn(|cx| {
         loop {
-            if ready!(stream.poll_room(cx)).is_err() {
-                return Poll::Ready(Ended::ReaderDropped);
+            match stream.poll_room(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(ReaderDropped)) => return Poll::Ready(Ended::ReaderDropped),
+                Poll::Pending if *exceeds.get_or_insert_with(&may_exceed) => {}
+                Poll::Pending => return Poll::Pending,
             }
             let frame = match ready!(Pin::new(&mut body).poll_frame(cx)) {
                 None => return Poll::Ready(Ended::Complete(trailers.take())),

@@ -229,7 +229,10 @@ async fn exchange(
     job: &Arc<Job>,
 ) -> Result<Done, ExchangeFailed> {
     let done = match link.exchange(request, job, || pool.send_ahead(id)).await? {
-        Ok(response) => deliver(response, job).await,
+        Ok(response) => {
+            let release = || pool.release_ahead(id);
+            deliver(response, job, || link.has_read_ahead(release)).await
+        }
         Err(error) => Done::Answer(Err(error)),
     };
     link.finish_request(job, || pool.release_ahead(id)).await;

@@ -160,6 +160,16 @@ impl Link {
         }
     }
 
+    /// Lets no further request be sent ahead during the current one, whose client reads its response slowly. `release`
+    /// takes back those that were sent ahead, and returns `false` if the worker has begun one. Returns whether it has: then
+    /// the rest of the response has arrived.
+    pub(super) fn has_read_ahead(&self, release: impl FnOnce() -> bool) -> bool {
+        match self {
+            Self::Http(_) => false,
+            Self::Gate(link) => link.has_read_ahead(release),
+        }
+    }
+
     /// Logs what the application reports after its responses. The worker must have no request. Returns why its connection
     /// cannot be used any more.
     pub(super) async fn log_while_idle(&self) -> GateError {

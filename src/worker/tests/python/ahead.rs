@@ -3,12 +3,13 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use rustix::process::Signal;
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{runtime::Builder, task::JoinHandle, time::timeout};
 
 use super::{
     super::processes::{hook, kill, next, stop},
     *,
 };
+use crate::net::serving::Serving;
 
 type Call = JoinHandle<Result<Response, BoxError>>;
 
@@ -123,6 +124,37 @@ async fn request_that_a_killed_worker_has_not_read_is_answered_by_another() {
         assert!(text(&answer(call).await.unwrap()).starts_with("/load "));
     }
     site.pool.shutdown(LONG).await.unwrap();
+}
+
+#[test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+fn request_ahead_does_not_wait_for_the_slow_client_of_another() {
+    let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
+    let (serving, other) = (runtime(), runtime());
+    let site = Site::start_with(one_worker());
+    let (mut held, ahead, _serving) = serving.block_on(async {
+        let guard = Serving::new();
+        // The worker is assigned to this runtime.
+        assert!(site.get("/load").await.is_ok());
+        let (held, ahead) = site.hold_with_ahead(1, |name| get(&format!("/hold-one?{name}"))).await;
+        (held, ahead, guard)
+    });
+    // While the runtime is not driven, the worker sends the whole response, which fits into its socket, and reads the next
+    // request.
+    other.block_on(async {
+        let name = site.made("name-0").await;
+        fs::write(site.dir.path().join(format!("pieces-{name}")), "").unwrap();
+        site.release(&name);
+        let ahead = site.made("name-ahead").await;
+        site.made(&format!("held-{ahead}")).await;
+        site.release(&ahead);
+    });
+    serving.block_on(async {
+        let unread = answer(held.pop().unwrap()).await.unwrap();
+        assert_eq!(answer(ahead).await.unwrap().status(), 200);
+        assert_eq!(collect(unread).await.len(), 8 * 16384);
+        site.end().await;
+    });
 }
 
 #[tokio::test]

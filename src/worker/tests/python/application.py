@@ -341,6 +341,8 @@ def application(environ, start_response):
             front().send(b"220 smtp.example.com ESMTP")
             time.sleep(60)
         start_response("200 OK", plain)
+        if os.path.exists("pieces-" + query):
+            return (b"x" * 16384 for _ in range(8))
         return [b"%d" % os.getpid()]
     if path == "/hold":
         with open("held-" + query, "w"):

@@ -210,6 +210,17 @@ impl GateLink {
         }
     }
 
+    /// Lets no further request be sent ahead during the current one, whose client reads its response slowly. `release`
+    /// takes back those that were sent ahead, and returns `false` if the worker has begun one. Returns whether it has: then
+    /// the rest of the response is in the socket, and the response to the other request is behind it.
+    pub(super) fn has_read_ahead(&self, release: impl FnOnce() -> bool) -> bool {
+        let mut state = self.0.lock();
+        state.window.close();
+        let has_ahead = !state.window.is_empty();
+        drop(state);
+        has_ahead && !release()
+    }
+
     /// Logs what the application reports after its responses. The worker must have no request. Returns why the socket
     /// cannot be used any more. A sequential worker reports everything before the end of a response, so its socket is not
     /// read.
