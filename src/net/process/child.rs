@@ -14,7 +14,7 @@ use std::{
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, fcntl_dupfd_cloexec},
     process::{
         Pid, PidfdFlags, Resource, Signal, WaitId, WaitIdOptions, getpgid, getpid,
@@ -50,6 +50,8 @@ pub(crate) struct Child {
     /// Dropped before the process is reaped.
     guarded: Mutex<Option<Registration>>,
     is_reaped: AtomicBool,
+    /// Whether its group was killed after its end.
+    is_group_ended: AtomicBool,
 }
 
 /// The exit status of a child process.
@@ -188,7 +190,8 @@ impl Spawned {
         match register_for_reads(pidfd) {
             Ok(pidfd) => {
                 let guarded = Mutex::new(self.guarded.take());
-                Ok(Child { pid, pidfd, guarded, is_reaped: AtomicBool::new(false) })
+                let [is_reaped, is_group_ended] = [false; 2].map(AtomicBool::new);
+                Ok(Child { pid, pidfd, guarded, is_reaped, is_group_ended })
             }
             Err(error) => {
                 let (pidfd, error) = error.into_parts();
@@ -203,7 +206,8 @@ impl Drop for Spawned {
     fn drop(&mut self) {
         drop(self.guarded.take());
         if let Some((pid, pidfd)) = &self.process {
-            kill_and_reap(*pid, pidfd);
+            kill_group(*pid);
+            wait_and_reap(pidfd);
         }
     }
 }
@@ -227,9 +231,13 @@ impl Child {
         let _ = pidfd_send_signal(self.pidfd.get_ref(), signal);
     }
 
-    /// Kills the process and all others of its group.
+    /// Kills the process and all others of its group; after its end only once. From then on the id may be that of another
+    /// group: the process may be reaped by the kernel, if SIGCHLD is ignored, or by init(8).
     pub(crate) fn kill_group(&self) {
-        kill_group(self.pid);
+        let has_ended = has_ended(self.pidfd.get_ref());
+        if !has_ended || !self.is_group_ended.swap(true, Ordering::Relaxed) {
+            kill_group(self.pid);
+        }
     }
 
     /// Waits until the process has ended, kills the rest of its group, and reaps it.
@@ -242,10 +250,15 @@ impl Child {
     /// [adopted](Spawned::adopt) is for its parent to reap after that.
     pub(crate) async fn release(&self) {
         self.ended().await;
-        // The id of the group is not reused before the process is reaped.
         self.kill_group();
         self.unguard();
         self.is_reaped.store(true, Ordering::Relaxed);
+    }
+
+    /// Reaps a process that has ended and whose parent has not reaped it. If the parent has ended, that is for this process
+    /// if it is the first one of its PID namespace.
+    pub(crate) fn reap_orphan(&self) -> ExitStatus {
+        reap(self.pidfd.get_ref())
     }
 
     fn unguard(&self) {
@@ -267,7 +280,8 @@ impl Drop for Child {
     fn drop(&mut self) {
         self.unguard();
         if !*self.is_reaped.get_mut() {
-            kill_and_reap(self.pid, self.pidfd.get_ref());
+            self.kill_group();
+            wait_and_reap(self.pidfd.get_ref());
         }
     }
 }
@@ -280,8 +294,14 @@ fn kill_group(pid: Pid) {
     let _ = kill_process_group(pid, Signal::KILL); // fails only if the group has ended
 }
 
-fn kill_and_reap(pid: Pid, pidfd: &OwnedFd) {
-    kill_group(pid);
+/// Returns whether a process has ended.
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)) == Ok(1)
+}
+
+/// Waits for the end of a process that was killed, and reaps it.
+fn wait_and_reap(pidfd: &OwnedFd) {
     // The signal cannot be caught, so this is short.
     while poll(&mut [PollFd::new(pidfd, PollFlags::IN)], None) == Err(Errno::INTR) {}
     reap(pidfd);

@@ -304,3 +304,20 @@ fn failure_is_any_end_except_exit_0_and_the_stop_signal() {
         assert!(is_failure(status), "{status}");
     }
 }
+
+#[tokio::test]
+async fn group_of_a_process_that_has_ended_is_killed_once() {
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
+    let child = Command::new("/bin/true").spawn(None).unwrap().observe().unwrap();
+    child.ended().await;
+    child.kill_group();
+    // Its id may be that of another group by then.
+    let mut other = process::Command::new("/bin/sleep");
+    let mut other = other.arg("1000").process_group(child.pid() as i32).spawn().unwrap();
+    child.kill_group();
+    assert_eq!(child.reap().await, ExitStatus::Code(0));
+    drop(child);
+    let pid = rustix::process::Pid::from_child(&other);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(other.wait().unwrap().signal(), Some(15), "SIGKILL would come first");
+}

@@ -205,7 +205,10 @@ impl Process {
             None => self.child.reap().await,
             Some(zygote) => {
                 self.child.release().await;
-                zygote.reap(self.child.pid()).await
+                match zygote.reap(self.child.pid()).await {
+                    ExitStatus::Unknown => self.child.reap_orphan(),
+                    status => status,
+                }
             }
         };
         let output = self.output.lock().unwrap_or_else(PoisonError::into_inner).take();

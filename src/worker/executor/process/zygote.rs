@@ -196,6 +196,9 @@ impl Zygote {
     async fn reap_now(&self, pid: u32) -> ExitStatus {
         let _turn = self.is_ready.lock().await;
         if self.control.send(&reap(pid), &[]).await.is_err() {
+            // It closes its socket before its children get another parent.
+            let mut ended = self.ended.clone();
+            let _ = ended.wait_for(Option::is_some).await; // an error: its runtime ends
             return ExitStatus::Unknown;
         }
         match self.receive().await {
