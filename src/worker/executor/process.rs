@@ -34,6 +34,7 @@ use std::{
 use tokio::{
     runtime::{Builder, Handle},
     sync::{oneshot, watch},
+    time::timeout,
 };
 
 pub(in crate::worker) use self::accept_queue::connect_patiently;
@@ -43,7 +44,7 @@ use self::{
     lane_group::{LaneGroup, PendingProcess},
     link::{GateLink, HttpLink, Link},
     worker_task::WorkerTask,
-    zygote::Zygote,
+    zygote::{Zygote, reap_timeout},
 };
 pub(crate) use self::{
     health::HealthCheck,
@@ -76,6 +77,8 @@ struct Shared {
     /// Kills remaining process groups if this process is killed. `None` if it could not be started.
     guardian: Option<Arc<Guardian>>,
     mould: CurrentMould<Arc<Zygote>>,
+    /// The number of tasks that observe processes that fork workers.
+    observers: watch::Sender<usize>,
 }
 
 impl Shared {
@@ -120,8 +123,14 @@ impl ProcessExecutor {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (end, ended) = oneshot::channel();
+        let (observers_tx, mut observers) = watch::channel(0);
+        let end_timeout = reap_timeout(&launch).saturating_mul(3);
         let thread = thread::Builder::new().name("worker-io".to_owned()).spawn(move || {
-            let _ = runtime.block_on(ended); // an error: the executor was dropped
+            runtime.block_on(async {
+                let _ = ended.await; // an error: the executor was dropped
+                // The processes that fork workers end, too: the mould, which its parent reaps, and then the parent.
+                let _ = timeout(end_timeout, observers.wait_for(|&count| count == 0)).await;
+            });
         })?;
         let shared = Arc::new(Shared {
             pool,
@@ -129,6 +138,7 @@ impl ProcessExecutor {
             dir,
             guardian: guardian.ok().map(Arc::new),
             mould: CurrentMould::default(),
+            observers: observers_tx,
         });
         Ok(Self {
             shared,
@@ -307,6 +317,10 @@ impl Executor for ProcessExecutor {
 
 impl Drop for ProcessExecutor {
     fn drop(&mut self) {
+        // The last references to the processes that fork workers, which end them.
+        self.groups.clear();
+        self.zygotes.clear();
+        self.shared.mould.remove_if(|_, _| true);
         drop(self.end.take());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join(); // its panic was reported when it happened

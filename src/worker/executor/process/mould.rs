@@ -17,18 +17,17 @@
 //! ready, it is stopped, and none is chosen before the next reload. A reload starts a zygote of the new
 //! generation; the mould ends with the last of its workers.
 
-use std::{io, os::fd::AsFd, sync::Arc};
+use std::{io, os::fd::AsFd, sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
 use super::{
     super::super::process::ExitedEarly,
-    Shared,
     lane::Lane,
     lane_group::LaneGroup,
     link::Link,
     worker_task::call_hook,
-    zygote::{Observer, Zygote, end, receive},
+    zygote::{Observer, Observing, Zygote, end, receive},
 };
 use crate::{
     error::BoxError,
@@ -39,6 +38,10 @@ use crate::{
     policy::restart::WorkerId,
     proto::gate::Reply,
 };
+
+/// Minimum time for a worker to prepare: 10 s, in which its hook is called and its garbage is collected. It has left its
+/// slot, so no request waits for it. A stop timeout of 0 is for workers.
+const MIN_PREPARE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The reason why a worker does not become the mould.
 enum Unprepared {
@@ -55,13 +58,14 @@ pub(super) async fn become_mould(lane: &Lane, child: &Child) -> bool {
     if !link.is_idle() || !shared.pool.claim_mould(*id) {
         return false;
     }
+    let within = shared.launch.stop_timeout.max(MIN_PREPARE_TIMEOUT);
     let prepared = tokio::select! {
         // In this order: a worker that refuses says why, and ends.
         biased;
-        prepared = timeout(shared.launch.stop_timeout, prepare(link)) => {
-            let too_late = || Err(Unprepared::Failed("it was not ready within the stop timeout".into()));
-            prepared.unwrap_or_else(|_| too_late())
-        }
+        prepared = timeout(within, prepare(link)) => prepared.unwrap_or_else(|_| {
+            let message = format!("it was not ready within {within:?}");
+            Err(Unprepared::Failed(message.into()))
+        }),
         () = child.ended() => Err(Unprepared::Failed("it has ended".into())),
     };
     let pid = child.pid();
@@ -86,7 +90,7 @@ pub(super) async fn become_mould(lane: &Lane, child: &Child) -> bool {
     tracing::info!(worker = %id, pid, "a worker has become the process that forks others");
     link.close();
     group.leave();
-    tokio::spawn(observe(*id, shared.clone(), group.clone(), observer));
+    tokio::spawn(observe(*id, Observing::new(shared.clone()), group.clone(), observer));
     true
 }
 
@@ -124,15 +128,16 @@ async fn prepare(link: &Link) -> Result<SeqPacket, Unprepared> {
 }
 
 /// Waits for the end of the mould; stops it when it is discarded or the last reference to it is dropped.
-async fn observe(id: WorkerId, shared: Arc<Shared>, group: Arc<LaneGroup>, observer: Observer) {
+async fn observe(id: WorkerId, observing: Observing, group: Arc<LaneGroup>, observer: Observer) {
+    let shared = observing.shared();
     let Some(process) = group.started() else { return };
     let pid = process.child.pid();
     tokio::select! {
         () = process.child.ended() => {
             tracing::warn!(worker = %id, pid, "the process that forks workers has ended");
         }
-        () = observer.ended.closed() => end(&process.child, &shared).await,
-        () = observer.discarded.notified() => end(&process.child, &shared).await,
+        () = observer.ended.closed() => end(&process.child, shared).await,
+        () = observer.discarded.notified() => end(&process.child, shared).await,
     }
     let (status, last_line) = process.reap().await;
     tracing::debug!(worker = %id, pid, %status, "a worker process has ended");

@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     super::super::process::{ExitedEarly, GateError},
-    Shared,
+    Launch, Shared,
     output::Output,
 };
 use crate::{
@@ -61,6 +61,26 @@ pub(super) struct Observer {
     pub(super) discarded: Arc<Notify>,
 }
 
+/// Counts a task that observes such a process, until it is dropped.
+pub(super) struct Observing(Arc<Shared>);
+
+impl Observing {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        shared.observers.send_modify(|count| *count += 1);
+        Self(shared)
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.0
+    }
+}
+
+impl Drop for Observing {
+    fn drop(&mut self) {
+        self.0.observers.send_modify(|count| *count -= 1);
+    }
+}
+
 impl Zygote {
     /// Starts the process in the current runtime. The calling thread must outlive the process, because of
     /// `PR_SET_PDEATHSIG`.
@@ -79,8 +99,9 @@ impl Zygote {
         shared.guard(&mut spawned);
         let (sender, ended) = watch::channel(None);
         let discarded = Arc::new(Notify::new());
-        let reap_timeout = reap_timeout(&shared);
-        tokio::spawn(observe(spawned, sender, discarded.clone(), shared));
+        let reap_timeout = reap_timeout(&shared.launch);
+        let observing = Observing::new(shared);
+        tokio::spawn(observe(spawned, sender, discarded.clone(), observing));
         Ok(Arc::new(Self::new((control, false), reap_timeout, ended, discarded)))
     }
 
@@ -99,7 +120,7 @@ impl Zygote {
         let (sender, ended) = watch::channel(None);
         let discarded = Arc::new(Notify::new());
         let observer = Observer { ended: sender, discarded: discarded.clone() };
-        let reap_timeout = reap_timeout(shared);
+        let reap_timeout = reap_timeout(&shared.launch);
         (Arc::new(Self::new((control, true), reap_timeout, ended, discarded)), observer)
     }
 
@@ -225,8 +246,8 @@ impl Zygote {
     }
 }
 
-fn reap_timeout(shared: &Shared) -> Duration {
-    shared.launch.stop_timeout.max(MIN_REAP_TIMEOUT)
+pub(super) fn reap_timeout(launch: &Launch) -> Duration {
+    launch.stop_timeout.max(MIN_REAP_TIMEOUT)
 }
 
 /// Receives a reply of a process that forks workers; `None` if its socket is closed or broken. Its descriptor is `None`
@@ -255,16 +276,17 @@ async fn observe(
     mut spawned: Spawned,
     ended: watch::Sender<Option<ExitedEarly>>,
     discarded: Arc<Notify>,
-    shared: Arc<Shared>,
+    observing: Observing,
 ) {
+    let shared = observing.shared();
     let pid = spawned.pid().unwrap_or_default();
     let output = spawned.output.take().map(|pipes| Output::start(None, pid, pipes));
     let status = match spawned.observe() {
         Ok(child) => {
             tokio::select! {
                 () = child.ended() => {}
-                () = ended.closed() => end(&child, &shared).await,
-                () = discarded.notified() => end(&child, &shared).await,
+                () = ended.closed() => end(&child, shared).await,
+                () = discarded.notified() => end(&child, shared).await,
             }
             child.reap().await
         }

@@ -104,6 +104,39 @@ async fn worker_becomes_mould_and_its_workers_have_what_it_has_cached() {
 
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn worker_has_time_to_become_mould_although_others_are_killed_at_once() {
+    let builder = reforking(1).before_refork("application:hold_refork");
+    let site = Site::start_bounded(builder, Duration::ZERO);
+    let preparing = site.serve_until_preparing().await;
+    site.allow_refork();
+    site.serve_until_reforked(1).await;
+    // The mould and its successor.
+    site.wait_recycled(2).await;
+    assert_eq!(site.see().await.parent, preparing);
+    site.pool.shutdown(LONG).await.unwrap();
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn mould_is_stopped_and_reaped_when_the_pool_ends() {
+    let (on_exit, mut exits) = hook::<(WorkerProcess, ExitStatus)>();
+    let site = Site::start_with(reforking(1).on_exit(on_exit));
+    site.serve_until_reforked(1).await;
+    // The mould and its successor.
+    site.wait_recycled(2).await;
+    let mould = site.see().await.parent;
+    site.end().await;
+    loop {
+        let (process, status) = next(&mut exits).await;
+        if process.pid == mould {
+            assert_ne!(status, ExitStatus::Signal(9));
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
 async fn reforks_and_killed_moulds_lose_no_request() {
     let (on_ready, mut ready) = hook::<WorkerProcess>();
     let (on_exit, mut exits) = hook();
