@@ -55,6 +55,7 @@ impl WorkerTask {
         let _exit = ExitGuard { pool: shared.pool.clone(), id: *id };
         let hooks = &shared.launch.hooks;
         let Some(process) = self.start_process(group).await else {
+            link.close(); // without which the process may ignore the stop signal
             // Another lane may have started the process meanwhile, and have left it.
             if group.leave()
                 && let Some(process) = group.started()
@@ -290,7 +291,9 @@ mod tests {
         *,
     };
     use crate::{
-        conn::testing::Lines, net::process::Command, policy::restart::Action,
+        conn::testing::Lines,
+        net::process::{Command, ExitStatus},
+        policy::restart::Action,
         worker::settings::PoolSettings,
     };
 
@@ -338,6 +341,36 @@ mod tests {
         second.0.run().await;
         let ended = timeout(Duration::ZERO, group.ended()).await;
         assert!(ended.expect("the process was reaped").is_some());
+    }
+
+    #[tokio::test]
+    async fn process_that_ignores_the_stop_signal_ends_with_the_socket_of_its_last_lane() {
+        let dir = tempfile::tempdir().unwrap();
+        let pool = PoolSettings::new(2).build(|config| config).unwrap();
+        let (is_forked, is_sequential) = (false, true);
+        let protocol = Protocol::Gate { program: "x", is_forked, lanes: 2, is_sequential };
+        let script = "trap '' TERM; touch ready; exec cat <&3 >/dev/null";
+        let command = Command::new("/bin/sh").args(["-c", script]).current_dir(dir.path());
+        let mut executor = ProcessExecutor::new(pool, Launch::new(command, protocol)).unwrap();
+        // The first one has the socket that the process reads.
+        let [last, first] = [0, 1].map(|number| {
+            let id = WorkerId::of_number(number);
+            let (group, link) = executor.lane(id).unwrap();
+            let (stop, stopped) = watch::channel(None);
+            let lane = Lane { id, shared: executor.shared.clone(), group, link };
+            (WorkerTask::new(lane, stopped), stop)
+        });
+        let group = first.0.lane.group.clone();
+        let starts = tokio::spawn(first.0.run());
+        while !dir.path().join("ready").exists() {
+            tokio::task::yield_now().await;
+        }
+        first.1.send_replace(Some(StopReason::Requested));
+        starts.await.unwrap();
+        last.1.send_replace(Some(StopReason::Requested));
+        last.0.run().await;
+        let ended = timeout(Duration::ZERO, group.ended()).await.ok().flatten();
+        assert_eq!(ended.map(|ended| ended.status), Some(ExitStatus::Code(0)));
     }
 
     #[tokio::test]
