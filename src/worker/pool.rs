@@ -49,6 +49,8 @@ pub(super) struct Pool {
     alarm: Condvar,
     /// Wakes the thread that starts the pool.
     started: Condvar,
+    /// Notified when the pool is closed.
+    closed: Notify,
     /// Notified when all threads have ended.
     ended: Notify,
     refused: AtomicU64,
@@ -159,6 +161,7 @@ impl Pool {
             state: Mutex::new(state),
             alarm: Condvar::new(),
             started: Condvar::new(),
+            closed: Notify::new(),
             ended: Notify::new(),
             refused: AtomicU64::new(0),
             #[cfg(feature = "process")]

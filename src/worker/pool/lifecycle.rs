@@ -150,6 +150,16 @@ impl Pool {
             s.supervisor.close(now);
             s.queue.close();
         });
+        self.closed.notify_waiters();
+    }
+
+    /// Waits until the pool is closed.
+    #[cfg(feature = "process")]
+    pub(in super::super) async fn closed(&self) {
+        let closed = self.closed.notified(); // before the check, so that no notification is missed
+        if !self.permits.is_closed() {
+            closed.await;
+        }
     }
 
     /// Records that all threads have ended.

@@ -50,7 +50,8 @@ impl Lane {
                     return Err(Left::Moved { to: None, work: None });
                 }
                 work = pool.next(self.id) => return Ok(work),
-                event = event => event,
+                // A closed pool ends its workers when they ask for a request.
+                event = event, if !pool.permits.is_closed() => event,
                 error = self.link.log_while_idle() => {
                     self.report_violation(child.pid(), &error);
                     return Err(Left::Ended);
@@ -61,6 +62,7 @@ impl Lane {
                 biased;
                 () = child.ended() => return Err(Left::Ended),
                 _ = wait_stopped(stopped) => return Err(Left::Stopped),
+                () = pool.closed() => {}
                 () = self.attend(event, child.pid()) => {}
             }
         }
@@ -74,8 +76,7 @@ impl Lane {
             Event::Check(claim) => Some(claim),
             Event::Hung => None,
         };
-        // A closed pool ends its workers when they ask for a request.
-        while !pool.permits.is_closed() {
+        loop {
             // The lane that has checked it before may have been replaced.
             check = check.or_else(|| health.claim(Instant::now()).ok());
             if let Some(claim) = &check {

@@ -27,6 +27,17 @@ async fn idle_process_that_hangs_is_replaced_before_it_gets_a_request() {
 }
 
 #[tokio::test]
+async fn closed_pool_does_not_wait_for_a_check() {
+    let options = |b: ProcessesBuilder| {
+        let b = b.workers(1).health_check(INTERVAL).stop_timeout(SHORT);
+        b.health_timeout(LONG * 10)
+    };
+    let mut pool = InProcesses::start_with(vec![Build::Hang], options).unwrap();
+    assert_eq!(pool.entered().await, "*");
+    pool.shutdown().await;
+}
+
+#[tokio::test]
 async fn process_that_hangs_before_it_takes_its_slot_is_replaced_in_it() {
     let builds = vec![Build::Succeed, Build::Succeed, Build::Hang, Build::Hold];
     let options = |b: ProcessesBuilder| {
