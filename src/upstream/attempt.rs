@@ -5,7 +5,7 @@ use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant as StdInstant},
 };
 
 use http::{Request, Response};
@@ -18,6 +18,7 @@ use crate::{
     body::Body,
     conn::Delivery,
     error::{Error, Kind},
+    net::clock,
     peer::Deadline,
 };
 
@@ -31,11 +32,43 @@ const GRACE: Duration = Duration::from_millis(10);
 /// An extension of requests whose [`Deadline`] ends the attempt even if the service does not observe it. Without it, no
 /// timer is needed for services that do.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct EnforceDeadline;
+pub(super) struct EnforceDeadline {
+    /// The timeout of the attempt, of which the deadline is made; `None` without one, and when the attempt has begun.
+    pub(super) attempt: Option<AttemptTimeout>,
+}
+
+/// The timeout of one attempt. The wait in the queue of a balancer is not part of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AttemptTimeout {
+    pub(super) timeout: Duration,
+    /// The deadline that was set for the attempt. Another one of the request does not come from this timeout.
+    pub(super) until: StdInstant,
+    /// The deadline of all attempts together.
+    pub(super) total: Option<StdInstant>,
+}
+
+impl AttemptTimeout {
+    /// Returns the timeout from which the deadline of the request comes.
+    pub(super) fn of(request: &Request<Body>) -> Option<Self> {
+        let timeout = request.extensions().get::<EnforceDeadline>()?.attempt?;
+        let Deadline(at) = *request.extensions().get()?;
+        (at == timeout.until).then_some(timeout)
+    }
+
+    /// Returns the deadline of an attempt that begins at `now`.
+    pub(super) fn deadline(&self, now: StdInstant) -> Option<StdInstant> {
+        [now.checked_add(self.timeout), self.total].into_iter().flatten().min()
+    }
+}
 
 /// Awaits the readiness of a service, and then calls it.
 #[pin_project]
-pub(super) struct Attempt<S, F>(#[pin] State<S, F>);
+pub(super) struct Attempt<S, F> {
+    #[pin]
+    state: State<S, F>,
+    /// A deadline that is no failure of the endpoint.
+    excused_deadline: Option<StdInstant>,
+}
 
 #[pin_project(project = StateProj)]
 #[allow(clippy::large_enum_variant, reason = "a box would be an allocation for each request")]
@@ -57,7 +90,12 @@ enum State<S, F> {
 impl<S: HttpService> Attempt<S, S::Future> {
     pub(super) fn new(service: S, request: Request<Body>) -> Self {
         let (request, timeout) = (Some(request), None);
-        Self(State::NotReady { service, request, timeout })
+        Self { state: State::NotReady { service, request, timeout }, excused_deadline: None }
+    }
+
+    /// Makes a timeout at or after `deadline` no failure of the endpoint.
+    pub(super) fn excuse_deadline(self: Pin<&mut Self>, deadline: StdInstant) {
+        *self.project().excused_deadline = Some(deadline);
     }
 }
 
@@ -70,9 +108,26 @@ where
     type Output = Result<Response<Body>, AttemptError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().0;
+        let this = self.project();
+        let excused = *this.excused_deadline;
+        this.state.poll_response(cx).map_err(|error| match excused {
+            Some(deadline)
+                if error.kind() == AttemptErrorKind::Timeout && deadline <= clock::now() =>
+            {
+                error.excuse_endpoint()
+            }
+            _ => error,
+        })
+    }
+}
+
+impl<S: HttpService> State<S, S::Future> {
+    fn poll_response(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<Body>, AttemptError>> {
         loop {
-            let (service, request, timeout) = match state.as_mut().project() {
+            let (service, request, timeout) = match self.as_mut().project() {
                 StateProj::NotReady { service, request, timeout } => (service, request, timeout),
                 StateProj::Called { future, timeout } => {
                     return match future.poll(cx) {
@@ -86,10 +141,10 @@ where
             };
             let error = match service.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {
-                    let request = request.take().expect(ENDED);
-                    let timeout = timeout_of(&request);
+                    let mut request = request.take().expect(ENDED);
+                    let timeout = begin_timeout(&mut request);
                     let future = service.call(request);
-                    state.set(State::Called { future, timeout });
+                    self.set(Self::Called { future, timeout });
                     continue;
                 }
                 Poll::Ready(Err(error)) => {
@@ -109,9 +164,10 @@ where
     }
 }
 
-/// Returns the timer of a request whose deadline is enforced.
-fn timeout_of(request: &Request<Body>) -> Option<Pin<Box<Sleep>>> {
-    request.extensions().get::<EnforceDeadline>()?;
+/// Begins the attempt of a request. Returns its timer if its deadline is enforced.
+fn begin_timeout(request: &mut Request<Body>) -> Option<Pin<Box<Sleep>>> {
+    // The queue of a balancer that is the service is part of this attempt.
+    request.extensions_mut().get_mut::<EnforceDeadline>()?.attempt = None;
     let Deadline(at) = request.extensions().get()?;
     Some(Box::pin(sleep_until(at.checked_add(GRACE)?.into())))
 }

@@ -14,6 +14,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use http::{Request, Response};
@@ -233,6 +234,16 @@ enum State<S, F> {
         in_flight: Option<InFlight>,
     },
     Refused(Option<AttemptError>),
+}
+
+impl<S: HttpService> ResponseFuture<S, S::Future> {
+    /// Makes a timeout at or after `deadline` no failure of the endpoint, which has had the request for a small part of its
+    /// time.
+    pub(super) fn excuse_deadline(&mut self, deadline: Instant) {
+        if let State::Sent { attempt, .. } = &mut self.0 {
+            attempt.as_mut().excuse_deadline(deadline);
+        }
+    }
 }
 
 const ENDED: &str = "not polled again after it has ended";

@@ -18,7 +18,7 @@ use tokio::time::{Sleep, sleep, sleep_until};
 use tower_service::Service;
 
 use self::{config::Config, judge::judge};
-use super::attempt::EnforceDeadline;
+use super::attempt::{AttemptTimeout, EnforceDeadline};
 use crate::{
     HttpService,
     body::{Body, HttpBody},
@@ -229,7 +229,10 @@ impl Config {
         match [attempt, deadline].into_iter().flatten().min() {
             Some(until) => {
                 request.extensions_mut().insert(Deadline(until));
-                request.extensions_mut().insert(EnforceDeadline);
+                let attempt = self.attempt_timeout;
+                let attempt =
+                    attempt.map(|timeout| AttemptTimeout { timeout, until, total: deadline });
+                request.extensions_mut().insert(EnforceDeadline { attempt });
             }
             None => drop(request.extensions_mut().remove::<Deadline>()),
         }

@@ -10,9 +10,11 @@ use crate::{
     HttpService,
     body::Body,
     error::Kind,
+    net::clock,
     peer::Deadline,
     policy::pick::Pick,
     upstream::{
+        attempt::AttemptTimeout,
         error::{AttemptError, AttemptErrorKind, NoEndpoint},
         queue::{Priority, QueueError},
     },
@@ -50,14 +52,27 @@ where
         Ok(entered) => entered,
         Err(error) => return Err(overloaded(error, request)),
     };
-    let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0.into());
-    let end = Instant::now().checked_add(timeout);
-    let end = [end, deadline].into_iter().flatten().min();
+    let began = Instant::now();
+    // The timeout of an attempt begins when the request leaves the queue.
+    let attempt_timeout = AttemptTimeout::of(&request);
+    let own = || request.extensions().get::<Deadline>().map(|deadline| deadline.0);
+    let deadline = attempt_timeout.map_or_else(own, |timeout| timeout.total).map(Instant::from);
+    let end = [began.checked_add(timeout), deadline].into_iter().flatten().min();
     loop {
         if ticket.is_first() {
+            if let Some(at) = attempt_timeout.and_then(|timeout| timeout.deadline(clock::now())) {
+                request.extensions_mut().insert(Deadline(at));
+            }
             match shared.send(request) {
-                Ok(sent) => {
+                Ok(mut sent) => {
                     ticket.admit();
+                    let now = Instant::now();
+                    let waited = now.saturating_duration_since(began);
+                    if let Some(at) = deadline
+                        && at.saturating_duration_since(now) < waited
+                    {
+                        sent.future.excuse_deadline(at.into_std());
+                    }
                     return Ok(sent);
                 }
                 Err((refusal, back)) if shared.waits(refusal) => request = back,

@@ -84,8 +84,9 @@ impl RetryLayer {
     }
 
     /// Sets the timeout of each attempt, from connecting to the head of the response, as its
-    /// [`Deadline`](crate::peer::Deadline). An [`Endpoint`](super::super::Endpoint) ends an attempt 10 ms after it, whatever
-    /// its service; other services must observe it. The request may be sent again if the service returns it, as
+    /// [`Deadline`](crate::peer::Deadline). The wait in the [queue](super::super::BalanceBuilder::queue) of a balancer is not
+    /// part of an attempt, and has a timeout of its own. An [`Endpoint`](super::super::Endpoint) ends an attempt 10 ms after
+    /// the timeout, whatever its service; other services must observe it. The request may be sent again if the service returns it, as
     /// [`Remote`](super::super::Remote) does. Default: none.
     #[must_use]
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {

@@ -1,7 +1,13 @@
 //! Requests that wait in the queue.
 
 use super::*;
-use crate::{peer::Deadline, upstream::Priority};
+use crate::{
+    peer::Deadline,
+    policy::retry_budget::RetryBudget,
+    upstream::{Priority, Retry},
+};
+
+const SEC: Duration = Duration::from_secs(1);
 
 #[tokio::test(start_paused = true)]
 async fn request_waits_in_queue_for_an_available_endpoint() {
@@ -184,4 +190,99 @@ async fn queued_requests_fail_at_once_when_the_last_endpoint_is_removed() {
         assert_eq!((error.kind(), queue_error(&error)), (AttemptErrorKind::NoEndpoint, None));
     }
     assert_eq!((clock::now() - begin, balance.queue_stats().waiting), (Duration::ZERO, 0));
+}
+
+/// A balancer of one endpoint that takes one request at a time, answers none, and fails each at its deadline. Returns the
+/// times that they had.
+fn silent() -> (Balance<ErasedService>, Arc<Mutex<Vec<Duration>>>) {
+    let times = Arc::new(Mutex::new(Vec::new()));
+    let seen = times.clone();
+    let service = service_fn(move |request: Request<Body>| {
+        let Deadline(at) = *request.extensions().get().unwrap();
+        seen.lock().unwrap().push(at - clock::now());
+        async move {
+            tokio::time::sleep_until(at.into()).await;
+            let kind = AttemptErrorKind::Timeout;
+            let error = AttemptError::new(kind, Delivery::MaybeSent, "no response");
+            Err::<Response<Body>, _>(error.with_request(request))
+        }
+    });
+    let endpoint = Endpoint::new("a", ErasedService::new(service));
+    let balance = BalanceBuilder::new()
+        .queue(QueueOptions::new(9).timeout(10 * SEC))
+        .build([endpoint.limits(EndpointLimits::new().in_flight(1))], RoundRobin::new());
+    (balance, times)
+}
+
+fn due_in(time: Duration) -> Request<Body> {
+    let mut request = request();
+    request.extensions_mut().insert(Deadline(clock::now() + time));
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn deadline_after_a_long_wait_in_the_queue_is_no_failure_of_the_endpoint() {
+    for (held_for, failures) in [(900, 1), (100, 2)] {
+        let (balance, times) = silent();
+        let held_for = Duration::from_millis(held_for);
+        let calls = [held_for, SEC].map(|time| tokio::spawn(balance.clone().oneshot(due_in(time))));
+        for call in calls {
+            assert_eq!(call.await.unwrap().unwrap_err().kind(), AttemptErrorKind::Timeout);
+        }
+        assert_eq!(times.lock().unwrap()[0], held_for);
+        assert_eq!(times.lock().unwrap().len(), 2, "both were sent");
+        assert_eq!(balance.endpoint("a").unwrap().failures(), failures);
+    }
+}
+
+type Retrying = Retry<Balance<ErasedService>>;
+
+async fn fail(retry: &Retrying) -> Kind {
+    let error = retry.clone().oneshot(request()).await.unwrap_err();
+    Error::find(&*error).map_or(Kind::Internal, Error::kind)
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempt_timeout_begins_when_the_request_leaves_the_queue() {
+    let budget = Arc::new(RetryBudget::new(0).min_per_second(0).burst(9));
+    let layer = RetryLayer::new().attempts(3).budget(budget.clone()).attempt_timeout(SEC);
+    let (balance, times) = silent();
+    let first = tokio::spawn(balance.clone().oneshot(due_in(5 * SEC)));
+    settle().await;
+    let queued = tokio::spawn(layer.layer(balance.clone()).oneshot(request()));
+    first.await.unwrap().unwrap_err();
+    queued.await.unwrap().unwrap_err();
+    assert_eq!(*times.lock().unwrap(), [5 * SEC, SEC], "each was sent once");
+    let stats = balance.queue_stats();
+    assert_eq!((stats.admitted, stats.timed_out), (1, 0));
+    assert_eq!(balance.endpoint("a").unwrap().failures(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn total_timeout_and_timeout_of_the_queue_end_the_wait_in_it_for_good() {
+    let budget = Arc::new(RetryBudget::new(0).min_per_second(0).burst(9));
+    let layer = RetryLayer::new().budget(budget.clone()).attempt_timeout(SEC);
+    let total = layer.clone().total_timeout(3 * SEC);
+    for (layer, kind) in [(layer, Kind::Overloaded), (total, Kind::Timeout)] {
+        let (balance, times) = silent();
+        let _first = tokio::spawn(balance.clone().oneshot(due_in(99 * SEC)));
+        settle().await;
+        assert_eq!(fail(&layer.layer(balance.clone())).await, kind);
+        assert_eq!((balance.queue_stats().timed_out, budget.available()), (1, 9));
+        assert_eq!(times.lock().unwrap().len(), 1, "only the first was sent");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn queue_of_a_balancer_within_an_endpoint_is_part_of_the_attempt() {
+    let (inner, times) = silent();
+    let _first = tokio::spawn(inner.clone().oneshot(due_in(99 * SEC)));
+    settle().await;
+    let inner = Endpoint::new("inner", ErasedService::new(inner));
+    let outer = Balance::new([inner, named("b")], crate::policy::pick::First::new());
+    let retry = RetryLayer::new().attempt_timeout(SEC).layer(outer);
+    // Not sent, so that it can be sent to the other endpoint whatever its method.
+    let post = Request::post("/").body(Body::empty()).unwrap();
+    let response = retry.oneshot(post).await.unwrap();
+    assert_eq!((key_of(&response), times.lock().unwrap().len()), ("b".into(), 1));
 }
