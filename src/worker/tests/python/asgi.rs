@@ -213,7 +213,7 @@ async fn request_whose_body_fails_is_answered_with_its_error() {
         sender.send("one".into()).unwrap();
         sender.abort(Error::new(Kind::BadRequest, "a malformed chunk"));
         let error = match site.call(post(path, stream)).await {
-            Ok(response) => response.into_body().collect().await.unwrap_err().into(),
+            Ok(response) => response.into_body().collect().await.unwrap_err(),
             Err(error) => error,
         };
         assert_eq!(kind(&error), Kind::BadRequest, "{path}");
