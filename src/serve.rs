@@ -186,9 +186,12 @@ impl<S> Serve<S> {
     }
 }
 
+/// Open files of a connection and its request, 4: for example two sockets, a file of the cache and one of a buffer.
+const CONNECTION_FILES: usize = 4;
+
 /// Returns the number of connections for which the process may open enough files.
 fn within_open_files(connections: usize) -> usize {
-    let limit = raise_open_files(connections);
+    let limit = raise_open_files(connections.saturating_mul(CONNECTION_FILES));
     let most = (limit / 8 * 3).max(1);
     if connections > most {
         tracing::warn!(

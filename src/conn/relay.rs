@@ -87,6 +87,14 @@ impl<I: Io, C: Carrier<I>> Relay<I, C> {
         }
     }
 
+    /// Sends the bytes of a carrier to the server before those that are read from the client.
+    #[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "for the TCP balancer"))]
+    #[must_use]
+    pub(crate) fn send_first(mut self, carrier: C) -> Self {
+        self.up = Direction::with_carrier(carrier);
+        self
+    }
+
     /// Tracks the frames of a WebSocket in both directions, so that [`poll_close`](Self::poll_close) can close it.
     #[must_use]
     pub(crate) fn with_frames(mut self) -> Self {

@@ -2,18 +2,15 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Open files of a connection and its request, 4: for example two sockets, a file of the cache and one of a buffer.
-const CONNECTION_FILES: usize = 4;
-
 /// Other open files, 1,024: of listeners, workers, pipes and the program itself.
 const OTHER_FILES: usize = 1024;
 
-/// Raises the soft limit to that of so many connections, or to the hard limit if that is lower. Returns the soft limit
+/// Raises the soft limit for so many files of connections, or to the hard limit if that is lower. Returns the soft limit
 /// now, which may have been higher before.
 ///
 /// The usual soft limit, 1,024, is that of programs that call select(2).
-pub(crate) fn raise_open_files(connections: usize) -> usize {
-    let wanted = connections.saturating_mul(CONNECTION_FILES).saturating_add(OTHER_FILES);
+pub(crate) fn raise_open_files(files: usize) -> usize {
+    let wanted = files.saturating_add(OTHER_FILES);
     let limit = getrlimit(Resource::Nofile);
     let new = raised(limit, wanted as u64);
     let now = if new != limit && setrlimit(Resource::Nofile, new).is_ok() { new } else { limit };

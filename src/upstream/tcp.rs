@@ -19,18 +19,21 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use http::Request;
 use tokio::{io::AsyncWriteExt, sync::Semaphore};
 use tower_service::Service;
 
-use self::target::{Connected, Connecting, Template};
+use self::{
+    pipe::Transfer,
+    target::{Connected, Connecting, Template},
+};
 use super::{
     Balance, Retry,
     discover::{Discover, FollowOptions},
 };
 use crate::{
-    body::{Body, Pipe},
+    body::Body,
     conn::{
         ProxyProtocol,
         relay::{Limits, Relay},
@@ -60,7 +63,7 @@ pub use target::TcpTarget;
 ///   them.
 /// - Bytes are moved by splice(2), without a copy in user space. The end of one direction is passed on, and the other
 ///   direction continues. If the connection to one side breaks, the one to the other is reset, so that its peer does
-///   not take it for complete.
+///   not take it for complete. If it is complete in that direction, it is closed when the peer has taken all bytes.
 /// - The client's address passes through by the PROXY protocol: [read](TcpBalanceBuilder::read_proxy_protocol) from
 ///   trusted senders, and [sent](TcpBalanceBuilder::proxy_protocol) to servers.
 /// - A connection that has no server after [`TCP_TOTAL_CONNECT_TIMEOUT`] is reset, and one without traffic after
@@ -242,14 +245,17 @@ impl TcpBalance {
         };
         let opened = opened.inspect_err(|_| client.reset_on_close());
         // The guard counts the connection at its endpoint.
-        let Connected { stream: server, guard: _guard } = opened?;
-        let mut relay = Relay::<_, Pipe>::new(client, server, shared.limits);
+        let (Connected { stream: server, guard: _guard }, rest) = opened?;
+        let early = received.len().saturating_sub(rest.len()) as u64;
+        let mut relay = Relay::<_, Transfer>::new(client, server, shared.limits);
+        if !rest.is_empty() {
+            relay = relay.send_first(rest.into());
+        }
         let end = tokio::select! {
             biased;
             end = poll_fn(|cx| relay.poll(cx)) => end,
             () = aborted(&mut watch) => End::Aborted,
         };
-        let early = received.len() as u64;
         let (sent, received) = relay.finish(&end);
         let sent = sent + early;
         shared.counts.sent.fetch_add(sent, Relaxed);
@@ -273,13 +279,14 @@ impl TcpBalance {
         Ok(named.map_or_else(|| peer.clone(), |addresses| peer.clone().proxied(addresses)))
     }
 
-    /// Connects to a server, and sends it the PROXY header and `received`.
+    /// Connects to a server, and sends it the PROXY header and what fits of `received`. Returns the rest, with which the
+    /// relay waits for a server that does not read.
     async fn open(
         &self,
         peer: &Peer,
         received: &[u8],
         connecting: &Connecting,
-    ) -> Result<Connected, TcpError> {
+    ) -> Result<(Connected, BytesMut), TcpError> {
         let connected = self.connect(peer, connecting).await;
         let mut connected = connected.inspect_err(|_| self.count_failed())?;
         let mut first = BytesMut::new();
@@ -287,8 +294,12 @@ impl TcpBalance {
             proxy::encode(version, addresses(peer).as_ref(), &mut first);
         }
         first.extend_from_slice(received);
-        connected.stream.write_all(&first).await.map_err(TcpError::ProxyHeader)?;
-        Ok(connected)
+        if !first.is_empty() {
+            // A new connection takes the header at least, without a wait.
+            let n = connected.stream.write(&first).await.map_err(TcpError::ProxyHeader)?;
+            first.advance(n);
+        }
+        Ok((connected, first))
     }
 
     fn count_failed(&self) {

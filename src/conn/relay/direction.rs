@@ -19,7 +19,7 @@ use crate::{
 /// Holds bytes between a read of one stream and a write to the other. Its memory is bounded.
 pub(crate) trait Carrier<I>: Sized {
     /// Acquires an empty carrier.
-    fn acquire() -> io::Result<Self>;
+    fn acquire() -> Self;
     /// Returns whether it holds no bytes.
     fn is_empty(&self) -> bool;
     /// Performs one read. `Ok(0)` is the end of the stream.
@@ -38,9 +38,16 @@ pub(crate) trait Carrier<I>: Sized {
 #[derive(Debug, Default)]
 pub(crate) struct ReadBuffer(BytesMut);
 
+/// Bytes that were read before.
+impl From<BytesMut> for ReadBuffer {
+    fn from(bytes: BytesMut) -> Self {
+        Self(bytes)
+    }
+}
+
 impl<I: Io> Carrier<I> for ReadBuffer {
-    fn acquire() -> io::Result<Self> {
-        Ok(Self::default())
+    fn acquire() -> Self {
+        Self::default()
     }
 
     fn is_empty(&self) -> bool {
@@ -98,7 +105,8 @@ pub(super) struct Direction<C> {
     /// Whether the last poll has ended with a pending read, and nothing else is to be done.
     awaits_read: bool,
     read_ended: bool,
-    is_done: bool,
+    /// Whether all bytes were written, and the end of the stream.
+    pub(super) is_done: bool,
     /// Tracks the boundaries of the written frames, if the protocol is WebSocket.
     pub(super) scanner: Option<FrameScanner>,
     /// A Close frame to write before the end, unless another frame is incomplete.
@@ -127,6 +135,11 @@ pub(super) enum Broken {
 }
 
 impl<C> Direction<C> {
+    /// Creates a direction that writes the bytes of a carrier first.
+    pub(super) fn with_carrier(carrier: C) -> Self {
+        Self { carrier: Some(carrier), ..Self::default() }
+    }
+
     /// Returns whether a poll by the task of the last one would make no progress.
     pub(super) fn is_idle<I: Io>(&self, from: &I) -> bool {
         self.awaits_read && from.is_read_pending()
@@ -157,11 +170,7 @@ impl<C> Direction<C> {
                 return Poll::Pending;
             }
             reads += 1;
-            let carrier = match &mut self.carrier {
-                Some(carrier) => carrier,
-                none => none.insert(C::acquire().map_err(Broken::From)?),
-            };
-            match carrier.poll_fill(from, cx) {
+            match self.carrier.get_or_insert_with(C::acquire).poll_fill(from, cx) {
                 Poll::Pending => {
                     self.carrier = None; // an idle connection owns no buffer
                     if self.is_unflushed {

@@ -24,7 +24,7 @@ pub const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 pub const TCP_TOTAL_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Default maximum number of forwarded connections: 4,096. Each uses two descriptors, and up to four more for pipes
-/// while bytes wait for a slow reader.
+/// while bytes wait for a slow reader, or buffers if the process can open no more files.
 pub const MAX_CONNECTIONS: usize = 4096;
 
 /// How long a trusted sender may take for its PROXY header: 5 s. It sends it before all else.

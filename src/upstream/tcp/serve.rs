@@ -9,13 +9,16 @@ use crate::{
     peer::Peer,
 };
 
+/// Open files of a connection, 6: two sockets, and a pipe with two for each direction.
+const CONNECTION_FILES: usize = 6;
+
 impl TcpBalance {
     /// Accepts connections in the current runtime and forwards each in its own task until `drain` begins. Then the
     /// listener is closed and the connections continue: [`Drain::ended`] waits for them, and [`Drain::abort`] aborts
     /// them.
     ///
-    /// Raises the soft limit of open files of this process (`RLIMIT_NOFILE`), as far as its hard limit permits, to four
-    /// for each connection and 1,024 others.
+    /// Raises the soft limit of open files of this process (`RLIMIT_NOFILE`), as far as its hard limit permits, to six for
+    /// each connection and 1,024 others.
     ///
     /// The end of each connection, and each one that was not forwarded, is logged as a `DEBUG` or `WARN` event with
     /// the target `vestibule::tcp`.
@@ -23,7 +26,7 @@ impl TcpBalance {
     /// # Errors
     /// Those of registering the listener.
     pub async fn serve(&self, listener: Listener, drain: &Drain) -> io::Result<()> {
-        raise_open_files(self.0.max_connections);
+        raise_open_files(self.0.max_connections.saturating_mul(CONNECTION_FILES));
         let mut acceptor = Acceptor::new(listener)?;
         let mut watch = drain.watch();
         loop {

@@ -147,3 +147,24 @@ async fn connection_leaves_the_queue_at_its_total_connect_timeout() {
     assert_eq!(began.elapsed().as_secs(), 7);
     assert_eq!(balance.balance().queue_stats().timed_out, 1);
 }
+
+#[tokio::test]
+async fn server_that_does_not_read_the_first_bytes_is_given_up_at_the_idle_timeout() {
+    let (listener, addr) = server().await;
+    let balance = TcpBalance::builder([addr]).idle_timeout(10 * SEC).build().unwrap();
+    let (client, _remote) = pair().await;
+    let first = vec![b'x'; 16 << 20]; // more than all buffers between them hold
+    let forward = async {
+        balance.forward(client, &Peer::memory(), &first, DrainWatch::never()).await.unwrap()
+    };
+    let accept = async {
+        let accepted = listener.accept().await.unwrap();
+        pause(); // the clock advances when all wait
+        accepted
+    };
+    let forwarded = async { tokio::join!(forward, accept) };
+    let (Transferred { sent, end, .. }, _server) =
+        tokio::time::timeout(3_600 * SEC, forwarded).await.expect("it has a bound");
+    assert!(matches!(end, End::Idle), "{end:?}");
+    assert!((1..16 << 20).contains(&sent), "{sent}");
+}
