@@ -1,6 +1,7 @@
 //! `Relay`: copies bytes in both directions between two streams until both have ended.
 
 mod direction;
+mod linger;
 
 use std::{
     future::Future,
@@ -16,6 +17,7 @@ use tokio::time::Sleep;
 
 use self::direction::{Broken, Direction};
 pub(crate) use self::direction::{Carrier, ReadBuffer};
+use self::linger::Linger;
 use super::thread_buffers;
 use crate::{
     net::{Io, clock},
@@ -69,6 +71,8 @@ pub(crate) struct Relay<I, C> {
     waker: Option<Waker>,
     /// Fires at the earlier one of both timeouts, as of the time when it was armed.
     timer: Option<Pin<Box<Sleep>>>,
+    /// Set once one connection has failed, while the peer of the other one takes the last bytes.
+    linger: Option<Box<Linger>>,
 }
 
 impl<I: Io, C: Carrier<I>> Relay<I, C> {
@@ -84,6 +88,7 @@ impl<I: Io, C: Carrier<I>> Relay<I, C> {
             deadline: limits.total_timeout.and_then(|timeout| now.checked_add(timeout)),
             waker: None,
             timer: None,
+            linger: None,
         }
     }
 
@@ -104,8 +109,12 @@ impl<I: Io, C: Carrier<I>> Relay<I, C> {
         self
     }
 
-    /// Copies bytes until the connection has ended.
+    /// Copies bytes until the connection has ended. If one connection fails, and all bytes to the other one were written
+    /// with the end of the stream, it waits until the peer of that one has taken them.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if self.linger.is_some() {
+            return self.poll_linger(cx);
+        }
         let before = self.up.moved + self.down.moved;
         let (up, down) = self.poll_directions(cx);
         match (&up, &down) {
@@ -119,7 +128,7 @@ impl<I: Io, C: Carrier<I>> Relay<I, C> {
                 return self.poll_expired(now, cx);
             }
         }
-        Poll::Ready(match (up, down) {
+        let end = match (up, down) {
             (Poll::Ready(Err(Broken::From(e))), _) | (_, Poll::Ready(Err(Broken::To(e)))) => {
                 End::Client(e)
             }
@@ -127,7 +136,26 @@ impl<I: Io, C: Carrier<I>> Relay<I, C> {
                 End::Server(e)
             }
             _ => End::Complete,
-        })
+        };
+        self.linger = match &end {
+            End::Server(_) if self.down.is_done => Some(Box::new(Linger::new(end, &self.client))),
+            End::Client(_) if self.up.is_done => Some(Box::new(Linger::new(end, &self.server))),
+            _ => return Poll::Ready(end),
+        };
+        self.poll_linger(cx)
+    }
+
+    /// Waits until the peer of the intact connection has taken its bytes.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let Some(linger) = &mut self.linger else { return Poll::Ready(End::Complete) };
+        if self.deadline.is_some_and(|deadline| deadline <= clock::now()) {
+            return Poll::Ready(End::TooLong);
+        }
+        ready!(match linger.end {
+            End::Server(_) => linger.poll(&mut self.client, cx),
+            _ => linger.poll(&mut self.server, cx),
+        });
+        Poll::Ready(self.linger.take().map_or(End::Complete, |linger| linger.end))
     }
 
     /// Polls the directions. Most wake-ups are for one of them.
@@ -203,11 +231,20 @@ impl<I: Io, C: Carrier<I>> Relay<I, C> {
         }
     }
 
-    /// Drops both connections, and resets them unless the transfer is complete. Returns the numbers of bytes that were
-    /// copied to the server and to the client.
+    /// Drops both connections, and resets them unless the transfer is complete. If one has failed, the other one is not
+    /// reset if it was sent all bytes and the end of the stream. Returns the numbers of bytes that were copied to the
+    /// server and to the client.
     pub(crate) fn finish(mut self, end: &End) -> (u64, u64) {
-        if !matches!(end, End::Complete | End::Drained) {
+        let (resets_client, resets_server) = match end {
+            End::Complete | End::Drained => (false, false),
+            End::Server(_) => (!self.down.is_done, true),
+            End::Client(_) => (true, !self.up.is_done),
+            End::Idle | End::TooLong | End::Aborted => (true, true),
+        };
+        if resets_client {
             self.client.reset_on_close();
+        }
+        if resets_server {
             self.server.reset_on_close();
         }
         (self.up.moved, self.down.moved)

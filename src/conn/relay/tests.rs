@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::UnixStream,
+    net::{TcpListener, TcpSocket, TcpStream, UnixStream},
     sync::Notify,
     task::coop,
 };
@@ -26,6 +26,18 @@ fn relay() -> (Relay<Stream, ReadBuffer>, [UnixStream; 2]) {
     let ((client, a), (server, b)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
     let limits = Limits { idle_timeout: Duration::MAX, total_timeout: None };
     (Relay::new(a.into(), b.into(), limits), [client, server])
+}
+
+/// A connection whose far end has a small receive buffer, so that bytes wait in the send queue of the near one.
+async fn tcp_pair() -> (Stream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 << 10).unwrap();
+    let connecting = socket.connect(listener.local_addr().unwrap());
+    let (far, near) = tokio::join!(connecting, listener.accept());
+    let near = near.unwrap().0;
+    socket2::SockRef::from(&near).set_send_buffer_size(1 << 20).unwrap();
+    (near.into(), far.unwrap())
 }
 
 const MESSAGE: &[u8] = b"message";
@@ -124,4 +136,79 @@ async fn idle_direction_is_not_read_while_the_other_one_moves() {
         assert!(relay.poll(&mut cx).is_pending());
         receive(&mut server).await;
     }
+}
+
+/// A relay between a slow peer, which has read nothing of what it was sent, and one that has closed its connection after
+/// it. Returns the end if the relay has ended although bytes wait for the slow peer.
+async fn failed_relay(
+    client_is_slow: bool,
+    bytes: &[u8],
+) -> (Relay<Stream, ReadBuffer>, TcpStream, Option<End>) {
+    let ((client, far_client), (server, far_server)) = (tcp_pair().await, tcp_pair().await);
+    let limits = Limits { idle_timeout: Duration::MAX, total_timeout: None };
+    let mut relay = Relay::new(client, server, limits);
+    let (mut slow, mut closed) =
+        if client_is_slow { (far_client, far_server) } else { (far_server, far_client) };
+    let sent = async {
+        closed.write_all(bytes).await.unwrap();
+        drop(closed);
+    };
+    let passed_on = poll_fn(|cx| {
+        assert!(relay.poll(cx).is_pending());
+        let is_done = if client_is_slow { relay.down.is_done } else { relay.up.is_done };
+        if is_done { Poll::Ready(()) } else { Poll::Pending }
+    });
+    within(async { tokio::join!(sent, passed_on) }).await;
+    // The closed connection answers the first message by a reset, and the next one cannot be written.
+    let mut end = None;
+    for n in [MESSAGE.len(), 2 * MESSAGE.len()] {
+        slow.write_all(MESSAGE).await.unwrap();
+        let passed_on = poll_fn(|cx| match relay.poll(cx) {
+            Poll::Ready(end) => Poll::Ready(Some(end)),
+            Poll::Pending => {
+                let moved = if client_is_slow { relay.up.moved } else { relay.down.moved };
+                let has_passed = relay.linger.is_some() || moved == n as u64;
+                if has_passed { Poll::Ready(None) } else { Poll::Pending }
+            }
+        });
+        end = within(passed_on).await;
+    }
+    (relay, slow, end)
+}
+
+/// What a failed relay has sent to its slow peer.
+static BYTES: [u8; 160 << 10] = [b'x'; 160 << 10];
+
+#[tokio::test]
+async fn slow_peer_gets_all_bytes_although_the_other_connection_has_failed() {
+    for client_is_slow in [true, false] {
+        let (mut relay, mut slow, end) = failed_relay(client_is_slow, &BYTES).await;
+        let ended = async {
+            let end = match end {
+                Some(end) => end,
+                None => poll_fn(|cx| relay.poll(cx)).await,
+            };
+            relay.finish(&end);
+            end
+        };
+        let read = async move {
+            slow.write_all(MESSAGE).await.unwrap();
+            let mut received = Vec::new();
+            let result = slow.read_to_end(&mut received).await;
+            drop(slow); // the relay waits no longer
+            result.map(|_| received.len())
+        };
+        let (end, received) = within(async { tokio::join!(ended, read) }).await;
+        assert_eq!(received.unwrap(), BYTES.len());
+        assert!(matches!((client_is_slow, end), (true, End::Server(_)) | (false, End::Client(_))));
+    }
+}
+
+#[tokio::test]
+async fn failed_relay_does_not_wait_for_a_peer_that_takes_nothing() {
+    let (mut relay, _slow, end) = failed_relay(true, &BYTES).await;
+    assert!(end.is_none(), "{end:?}");
+    tokio::time::pause();
+    let end = tokio::time::timeout(Duration::from_secs(60), poll_fn(|cx| relay.poll(cx))).await;
+    assert!(matches!(end, Ok(End::Server(_))), "{end:?}");
 }

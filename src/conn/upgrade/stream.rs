@@ -77,6 +77,10 @@ impl Io for Upgraded {
         self.io.poll_reset(cx)
     }
 
+    fn send_queue_len(&self) -> Option<u64> {
+        self.io.send_queue_len()
+    }
+
     fn reset_on_close(&mut self) {
         self.io.reset_on_close();
     }
