@@ -114,7 +114,7 @@ pub fn starts_header(input: &[u8]) -> Option<bool> {
 }
 
 /// Encodes a header. Without addresses it states that they are unknown (version 1), or that the sender connects on
-/// its own behalf (version 2).
+/// its own behalf (version 2): like HAProxy, since receivers may reject an unknown family.
 ///
 /// ```
 /// use bytes::BytesMut;

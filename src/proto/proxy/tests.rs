@@ -156,6 +156,8 @@ fn encoded_addresses_are_parsed_again() {
         ("[2001:db8::1]:1", "[::2]:2", None),
         ("192.0.2.1:1", "[::2]:2", addresses("[::ffff:192.0.2.1]:1", "[::2]:2")),
         ("[::1]:1", "192.0.2.2:2", addresses("[::1]:1", "[::ffff:192.0.2.2]:2")),
+        ("[::1]:1", "[::ffff:192.0.2.2]:2", None),
+        ("[::ffff:192.0.2.1]:1", "[::ffff:192.0.2.2]:2", addresses("192.0.2.1:1", "192.0.2.2:2")),
     ] {
         let sent = addresses(client, destination);
         for version in [Version::V1, Version::V2] {

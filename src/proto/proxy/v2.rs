@@ -130,8 +130,10 @@ fn with_ports(client: IpAddr, destination: IpAddr, rest: &mut Bytes) -> ProxyAdd
     ProxyAddresses { client, destination: SocketAddr::new(destination, rest.get_u16()) }
 }
 
-/// Returns both addresses in one family, as both versions require: IPv4 with IPv6 is mapped to IPv6.
+/// Returns both addresses in one family, as both versions require: IPv4 with IPv6 is mapped to IPv6. Two mapped addresses,
+/// those of an IPv4 client at a listener for both families, become IPv4.
 pub(super) fn one_family(a: IpAddr, b: IpAddr) -> (IpAddr, IpAddr) {
+    let (a, b) = (a.to_canonical(), b.to_canonical());
     let mapped = |ip: IpAddr| match ip {
         IpAddr::V4(ip) => IpAddr::V6(ip.to_ipv6_mapped()),
         IpAddr::V6(_) => ip,
