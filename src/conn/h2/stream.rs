@@ -63,6 +63,11 @@ impl Io for H2Stream {
             Err(error) => broken(error),
         })
     }
+
+    /// The drop resets the stream. A server tells the client of a CONNECT why.
+    fn reset_on_close(&mut self) {
+        self.unsent.fail();
+    }
 }
 
 impl AsyncRead for H2Stream {

@@ -19,6 +19,8 @@ struct State {
     bytes: usize,
     /// Whether the [`H2Stream`](super::stream::H2Stream) was dropped.
     is_closed: bool,
+    /// Whether that was after a failure, so that the peer must not take the stream for complete.
+    has_failed: bool,
     /// Woken when `bytes` is 0. The stream uses it, and after its drop the exchange of the server.
     waker: Option<Waker>,
 }
@@ -49,6 +51,16 @@ impl Unsent {
     /// Records that the stream was dropped.
     pub(super) fn close(&self) {
         self.lock().is_closed = true;
+    }
+
+    /// Records that the stream is dropped after a failure.
+    pub(super) fn fail(&self) {
+        self.lock().has_failed = true;
+    }
+
+    /// Returns whether the stream was dropped after a failure.
+    pub(super) fn has_failed(&self) -> bool {
+        self.lock().has_failed
     }
 
     /// Returns whether the stream was dropped.

@@ -246,6 +246,19 @@ mod http2 {
     }
 
     #[tokio::test]
+    async fn reset_by_the_destination_is_a_connect_error() {
+        let proxy = proxy(|layer| layer).await;
+        let mut client = client(proxy.front.addr).await;
+        let (response, _stream) = send(&mut client, proxy.target);
+        let server = within(proxy.server.accept()).await.unwrap().0;
+        let response = within(response).await.unwrap();
+        socket2::SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(server);
+        let error = within(response.into_body().data()).await.unwrap().unwrap_err();
+        assert_eq!(error.reason(), Some(h2::Reason::CONNECT_ERROR));
+    }
+
+    #[tokio::test]
     async fn connect_that_is_refused_leaves_other_streams_alone() {
         let proxy = proxy(|layer| layer).await;
         let mut client = client(proxy.front.addr).await;

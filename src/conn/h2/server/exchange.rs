@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::server::SendResponse;
+use h2::{Reason, server::SendResponse};
 use http::{Request, StatusCode};
 
 use self::{head::without_vary, sending::Sending};
@@ -230,6 +230,10 @@ impl Exchange {
                 }
                 Stage::Queued(queued) => {
                     let is_complete = ready!(queued.poll(cx));
+                    if self.is_connect && queued.has_failed() {
+                        // RFC 9113 section 8.5. After an extended CONNECT it is CANCEL (RFC 8441 section 5).
+                        self.respond.send_reset(Reason::CONNECT_ERROR);
+                    }
                     return self.end(shared, is_complete);
                 }
                 Stage::Tunnel(tunnel, unsent) => {

@@ -53,6 +53,11 @@ impl Queued {
         }
     }
 
+    /// Returns whether it is a tunnel of which a connection has failed.
+    pub(super) fn has_failed(&self) -> bool {
+        matches!(&self.last, Last::Tunnel { unsent, .. } if unsent.has_failed())
+    }
+
     /// Records that `len` bytes of the response were written. Until then data of the connection waited for the socket,
     /// since `socket_wait` if it did: that time does not count for the rate, since `h2` sends frames of all streams in turn.
     pub(super) fn record_sent(
