@@ -257,28 +257,42 @@ impl<P: Protocol, I: Io> State<P, I> {
         result
     }
 
-    /// Returns whether the server has exceeded its timeout, in reading or in writing, or `until` has passed.
+    /// Returns whether the server has exceeded its timeout, in reading or in writing, or `until` has passed. A server that
+    /// has sent a part of its response, last at `last_read`, need not read the request while it sends more.
     fn poll_expired(
         &mut self,
         cx: &mut Context<'_>,
         mut now: Instant,
         until: Option<Instant>,
+        last_read: Option<Instant>,
     ) -> bool {
+        let send_deadline = last_read.and_then(|at| at.checked_add(self.write_timeout));
         loop {
             let next_update = self.output.next_update(self.write_timeout);
-            let deadline =
-                if self.output.is_waiting() { next_update } else { self.core.deadline() };
+            let read_deadline = self.output.deadline(self.write_timeout);
+            let deadline = if !self.output.is_waiting() {
+                self.core.deadline()
+            } else if read_deadline.is_some_and(|deadline| deadline <= now)
+                && send_deadline > read_deadline
+            {
+                send_deadline
+            } else {
+                next_update
+            };
             let deadline = [deadline, until].into_iter().flatten().min();
             if !self.timer.poll(cx, deadline, now) {
                 return false;
             }
             // This poll may have taken long itself, so its `now` is stale.
             now = clock::now();
-            if next_update.is_none_or(|update| update > now) {
+            if next_update.is_none_or(|update| update > now)
+                || until.is_some_and(|until| until <= now)
+            {
                 return true;
             }
             self.output.update_progress(&self.io, now, MinRate::NONE);
-            if self.output.deadline(self.write_timeout).is_none_or(|deadline| deadline <= now) {
+            let read_deadline = self.output.deadline(self.write_timeout);
+            if read_deadline.max(send_deadline).is_none_or(|deadline| deadline <= now) {
                 return true;
             }
         }

@@ -295,6 +295,32 @@ async fn server_that_answered_early_may_wait_for_the_rest_of_the_request() {
     drop(sending.await.unwrap());
 }
 
+#[tokio::test(start_paused = true)]
+async fn server_that_leaves_the_request_unread_may_send_its_response() {
+    let (mut server, io) = tokio::io::duplex(1 << 10);
+    let limits = Limits { body_timeout: secs(30), ..Limits::default() };
+    let connection = client::Connection::new(io, Arc::new(limits));
+    let body = Body::from(vec![b'x'; 1 << 20]);
+    let request = Request::post("/").header("host", "a").body(body).unwrap();
+    let began = Instant::now();
+    server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n").await.unwrap();
+    let response = connection.exchange(request, crate::conn::SingleUse).await.unwrap();
+    let sending = tokio::spawn(async move {
+        for _ in 0..4 {
+            sleep(secs(20)).await;
+            server.write_all(b"x").await.unwrap();
+        }
+        server
+    });
+    let mut body = response.into_body();
+    for _ in 0..4 {
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "x");
+    }
+    assert!(body.frame().await.unwrap().is_err(), "it neither reads nor sends");
+    assert_eq!(began.elapsed().as_secs(), 80 + 30);
+    drop(sending.await.unwrap());
+}
+
 /// A service that acquires a permit at the first call of `poll_ready`, and is never ready.
 #[derive(Clone)]
 struct Reserving {

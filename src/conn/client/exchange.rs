@@ -250,7 +250,7 @@ impl<P: Protocol, C> Outgoing<P, C> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Cause<P>>> {
         let until = [self.deadline, self.held_until].into_iter().flatten().min();
-        if !state.poll_expired(cx, now, until) {
+        if !state.poll_expired(cx, now, until, None) {
             return Poll::Pending;
         }
         let later = clock::now();

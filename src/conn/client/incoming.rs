@@ -34,6 +34,8 @@ pub(super) struct Incoming<P: Protocol, I, C> {
     first: Bytes,
     /// The remaining bytes of the body, if known.
     remaining: Option<u64>,
+    /// The last time when bytes of the response were read.
+    last_read: Instant,
     pipes: Pipes,
 }
 
@@ -56,12 +58,13 @@ enum Read {
 }
 
 impl<P: Protocol, I: Io, C: Checkin<Connection<P, I>>> Incoming<P, I, C> {
-    /// Creates a body of `first` and the data that follows on the connection.
+    /// Creates a body of `first`, which was read at `now`, and the data that follows on the connection.
     pub(super) fn new(
         connection: Connection<P, I>,
         checkin: C,
         upload: Option<Upload>,
         first: Bytes,
+        now: Instant,
     ) -> Self {
         let remaining = connection.state.core.remaining_body().map(|n| n + first.len() as u64);
         Self {
@@ -69,6 +72,7 @@ impl<P: Protocol, I: Io, C: Checkin<Connection<P, I>>> Incoming<P, I, C> {
             upload,
             first,
             remaining,
+            last_read: now,
             pipes: Pipes::Refused,
         }
     }
@@ -91,7 +95,7 @@ impl<P: Protocol, I: Io, C: Checkin<Connection<P, I>>> Incoming<P, I, C> {
             }
             poll_upload(state, &mut self.upload, now, cx);
             match poll_read(state, &self.pipes, now, cx) {
-                Poll::Pending if state.poll_expired(cx, now, None) => {
+                Poll::Pending if state.poll_expired(cx, now, None, Some(self.last_read)) => {
                     return Poll::Ready(Err(Cause::Timeout));
                 }
                 Poll::Pending => return Poll::Pending,
@@ -101,8 +105,9 @@ impl<P: Protocol, I: Io, C: Checkin<Connection<P, I>>> Incoming<P, I, C> {
                         _ => Err(Cause::Closed),
                     });
                 }
-                Poll::Ready(Ok(Read::Input(_))) => {}
+                Poll::Ready(Ok(Read::Input(_))) => self.last_read = now,
                 Poll::Ready(Ok(Read::Pipe(pipe))) => {
+                    self.last_read = now;
                     return Poll::Ready(Ok(Some(Segment::Pipe(pipe))));
                 }
                 Poll::Ready(Err(e)) => return Poll::Ready(Err(Cause::Io(e))),

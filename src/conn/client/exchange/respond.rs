@@ -63,7 +63,8 @@ impl<P: Protocol, C> Outgoing<P, C> {
                 Some(Event::Data(data)) => buffered.push(data),
                 Some(Event::End(_)) => break,
                 Some(Event::Head(_)) | None => {
-                    let incoming = Incoming::new(connection, checkin, upload, buffered.finish());
+                    let first = buffered.finish();
+                    let incoming = Incoming::new(connection, checkin, upload, first, now);
                     return Ok(Response::from_parts(parts, Body::segmented(incoming)));
                 }
             }
