@@ -285,7 +285,11 @@ impl<P: Protocol, C> Outgoing<P, C> {
             && connection.state.output.is_empty();
         let body = match self.progress {
             Progress::New => self.upload.take().map(Upload::into_body),
-            Progress::Encoded | Progress::Written => self.replay.take(),
+            Progress::Encoded | Progress::Written => self.replay.take().or_else(|| {
+                // A body that was held back has not been read.
+                let upload = self.upload.take().filter(|_| self.held_until.is_some());
+                upload.map(Upload::into_body)
+            }),
             Progress::Answered => None,
         };
         let keeps_connection = self.progress == Progress::New && connection.is_reusable();

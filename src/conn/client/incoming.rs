@@ -258,7 +258,10 @@ mod tests {
     use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 
     use super::*;
-    use crate::{Body, conn::h1::client};
+    use crate::{
+        Body, BoxError,
+        conn::{SingleUse, h1::client},
+    };
 
     /// Stands for the slot of a pool. When it is dropped, it records whether the server's end sees the connection closed.
     #[derive(Clone, Default)]
@@ -300,5 +303,23 @@ mod tests {
         state.lock().unwrap().0 = Some(far);
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "body");
         assert_eq!(state.lock().unwrap().1, Some(true));
+    }
+
+    #[tokio::test]
+    async fn body_that_was_held_back_is_returned_with_a_failed_request() {
+        let (near, mut far) = duplex(1 << 10);
+        let connection = client::Connection::new(near, Arc::default());
+        let piece = tokio_stream::iter([Ok::<_, BoxError>(Bytes::from("body"))]);
+        let request = Request::put("/").header("host", "a").header("expect", "100-continue");
+        let request = request.body(Body::from_stream(piece)).unwrap();
+        let exchange = tokio::spawn(connection.exchange(request, SingleUse));
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            far.read_buf(&mut head).await.unwrap();
+        }
+        drop(far);
+        let error = exchange.await.unwrap().unwrap_err();
+        let body = error.request.unwrap().into_body();
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "body");
     }
 }

@@ -142,7 +142,7 @@ impl Inner {
             }
         }
         if let Poll::Ready(result) = Pin::new(&mut sent.response).poll(cx) {
-            if sent.held_until.is_some() {
+            if result.is_ok() && sent.held_until.is_some() {
                 sent.upload = None; // refused by its head (RFC 9110 section 10.1.1)
             }
             return Poll::Ready(result.map_err(Cause::new));
@@ -252,7 +252,10 @@ impl Inner {
             let is_read = sent.upload.as_ref().is_some_and(|upload| !upload.outgoing.is_stalled());
             is_read && sent.held_until.is_none()
         });
-        let body = if was_sent { self.replay } else { self.body.or(self.replay) };
+        // A body that was held back has not been read.
+        let held = self.sent.filter(|sent| sent.held_until.is_some()).and_then(|sent| sent.upload);
+        let unread = self.body.or_else(|| held.map(|upload| upload.outgoing.into_body()));
+        let body = if was_sent { self.replay.or(unread) } else { unread.or(self.replay) };
         let request = body.map(|body| Box::new(Request::from_parts(self.parts, body)));
         let had_settings = self.connection.has_settings();
         ExchangeError { cause, delivery, request, awaits_body, had_settings }

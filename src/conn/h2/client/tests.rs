@@ -14,7 +14,7 @@ use tokio_stream::StreamExt;
 use super::{upload::MAX_QUEUED, *};
 use crate::{
     BoxError,
-    conn::{client::CONTINUE_TIMEOUT, upgrade},
+    conn::{Delivery, client::CONTINUE_TIMEOUT, upgrade},
 };
 
 type Served = h2::server::Connection<DuplexStream, Bytes>;
@@ -120,6 +120,24 @@ async fn body_is_not_sent_after_a_refusal_of_the_expectation() {
         }
         assert!(!is_read.load(Ordering::Relaxed), "no part of the body is read");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn body_that_was_held_back_is_returned_with_a_refused_request() {
+    let (connection, served) = connect(100).await;
+    let (request, is_read) = expecting();
+    let server = serve(served, async move |_, mut respond| {
+        respond.send_reset(h2::Reason::REFUSED_STREAM);
+    });
+    let error = tokio::select! {
+        result = connection.clone().exchange(request) => result.unwrap_err(),
+        () = server => unreachable!("it drives the connection"),
+    };
+    assert_eq!(error.delivery, Delivery::NotSent);
+    assert!(!is_read.load(Ordering::Relaxed));
+    let mut body = error.request.unwrap().into_body();
+    let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.unwrap().unwrap();
+    assert_eq!(frame.data_ref().unwrap(), "body");
 }
 
 #[tokio::test(start_paused = true)]

@@ -239,6 +239,12 @@ impl Outgoing {
         self.is_streamed
     }
 
+    /// Returns the body, of which nothing may have been read.
+    #[cfg_attr(not(feature = "upstream"), allow(dead_code, reason = "for the client"))]
+    pub(in crate::conn) fn into_body(self) -> Body {
+        self.body
+    }
+
     /// Returns the stream, to which all data was passed.
     pub(in crate::conn) fn into_stream(self) -> SendStream<Bytes> {
         self.stream
