@@ -111,7 +111,7 @@ impl Remote {
             }
         };
         let keep_alive = options.pool.keep_alive;
-        let protocol = Http1::new(&address, options.limits.clone());
+        let protocol = Http1::new(server, options.limits.clone());
         let http1_choice = Arc::<Http1Choice>::default();
         let http1 = connector(&[b"http/1.1"], keep_alive).with_choice(http1_choice.clone());
         let http1 = pooled::Server::new(address.clone(), http1, protocol, options.pool.clone());

@@ -47,6 +47,16 @@ impl ServerAddress {
         &self.address
     }
 
+    /// Returns the host, with its port unless that is the default of the scheme.
+    pub(super) fn authority(&self) -> Option<&str> {
+        let Address::Tcp(host) = &self.address else { return None };
+        let default_port = match self.scheme {
+            Scheme::Http | Scheme::Http2 => ":80",
+            Scheme::Https => ":443",
+        };
+        Some(host.strip_suffix(default_port).unwrap_or(host))
+    }
+
     /// Returns the host without its port, for TLS.
     pub(super) fn host(&self) -> Option<&str> {
         match &self.address {
@@ -136,6 +146,18 @@ mod tests {
             let address: ServerAddress = text.parse().unwrap();
             assert_eq!((address.scheme(), &*address.to_string()), (scheme, shown), "{text}");
             assert_eq!(address.host(), host);
+        }
+        for (text, authority) in [
+            ("a:80", Some("a")),
+            ("h2://a:80", Some("a")),
+            ("http://[::1]", Some("[::1]")),
+            ("https://a", Some("a")),
+            ("https://a:80", Some("a:80")),
+            ("a:443", Some("a:443")),
+            ("a:8080", Some("a:8080")),
+            ("unix:/a", None),
+        ] {
+            assert_eq!(text.parse::<ServerAddress>().unwrap().authority(), authority, "{text}");
         }
         for text in
             ["", "a", "https://", "http://", "https://a/b", "h2://a", "ftp://a:1", "https://a:x"]

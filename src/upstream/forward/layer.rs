@@ -35,8 +35,8 @@ pub enum HostPolicy {
     /// The client's `Host`, as with nginx's `proxy_set_header Host $host`.
     #[default]
     Client,
-    /// The server's address, for servers that serve several sites or refuse unknown names. `X-Forwarded-Host` has the
-    /// client's `Host`.
+    /// The server's address, for servers that serve several sites or refuse unknown names, without the scheme's default
+    /// port. `X-Forwarded-Host` has the client's `Host`.
     Server,
     /// A fixed value.
     Fixed(HeaderValue),

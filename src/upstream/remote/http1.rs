@@ -6,9 +6,8 @@ use http::HeaderValue;
 
 use crate::{
     conn::h1::client::{Connection, Core},
-    net::Address,
     proto::h1::{Fault, Limits},
-    upstream::{connector::ServerStream, error::AttemptErrorKind, pooled::Protocol},
+    upstream::{ServerAddress, connector::ServerStream, error::AttemptErrorKind, pooled::Protocol},
 };
 
 /// HTTP/1.1 with one server.
@@ -19,11 +18,8 @@ pub(in crate::upstream) struct Http1 {
 }
 
 impl Http1 {
-    pub(super) fn new(address: &Address, limits: Arc<Limits>) -> Self {
-        let host = match address {
-            Address::Tcp(host) => HeaderValue::from_str(host).ok(),
-            Address::Unix(_) => None,
-        };
+    pub(super) fn new(server: &ServerAddress, limits: Arc<Limits>) -> Self {
+        let host = server.authority().and_then(|host| HeaderValue::from_str(host).ok());
         let host = host.unwrap_or(HeaderValue::from_static("localhost"));
         Self { host, limits }
     }

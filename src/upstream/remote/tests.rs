@@ -28,6 +28,21 @@ const SEC: Duration = Duration::from_secs(1);
 /// The resolution of the runtime's timers.
 const TICK: Duration = Duration::from_millis(1);
 
+#[tokio::test]
+async fn host_of_requests_without_one_has_no_default_port() {
+    for (server, host) in [
+        ("http://a.example", "a.example"),
+        ("a.example:80", "a.example"),
+        ("a.example:8080", "a.example:8080"),
+        ("h2://a.example:443", "a.example:443"),
+        ("https://a.example", "a.example"),
+        ("unix:/a", "localhost"),
+    ] {
+        let remote = Remote::builder(server.parse::<ServerAddress>().unwrap()).build();
+        assert_eq!(remote.0.http1.protocol.host, host, "{server}");
+    }
+}
+
 async fn listen() -> (TcpListener, Address) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
