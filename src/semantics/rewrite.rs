@@ -34,7 +34,7 @@ use super::target::{BadTarget, has_dot_segment};
 /// headers.insert("set-cookie", "id=1; Path=/; Domain=internal.example".parse()?);
 /// rewrite.response(&mut headers, None);
 /// assert_eq!(headers["location"], "/app/home");
-/// assert_eq!(headers["set-cookie"], "id=1; Path=/app/; Domain=example.com");
+/// assert_eq!(headers["set-cookie"], "id=1; Path=/app; Domain=example.com");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, Default)]
@@ -62,6 +62,9 @@ struct Names<'a> {
     /// Its authority, and whether it is at `https`.
     server: Option<(bool, &'a HeaderValue)>,
 }
+
+/// The prefix of the name of a cookie that belongs to one host and all its paths.
+const HOST_PREFIX: &[u8] = b"__Host-";
 
 /// The error of a prefix that is not a path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -207,8 +210,7 @@ impl Rewrite {
             None => return None, // relative to the request's path, or of another scheme
         };
         let changed = self.public_path(path);
-        // A path that begins with two slashes would be another host (RFC 3986 section 4.2).
-        let is_path = changed.starts_with('/') && !changed.starts_with("//");
+        let is_path = changed.starts_with('/') && !names_host(&changed);
         (is_path && changed != target).then_some(changed)
     }
 
@@ -243,31 +245,50 @@ impl Rewrite {
         }
     }
 
-    /// Returns the changed `Set-Cookie` (RFC 6265 section 4.1), or `None` if it is kept.
+    /// Returns the changed `Set-Cookie` (RFC 6265 section 4.1), or `None` if it is kept. Other attributes and the value need
+    /// not be UTF-8.
     fn cookie(&self, value: &[u8]) -> Option<HeaderValue> {
-        let text = std::str::from_utf8(value).ok()?;
-        let mut parts = text.split(';');
-        let mut out = parts.next()?.to_owned();
+        let mut parts = value.split(|&b| b == b';');
+        let pair = parts.next()?;
+        // Browsers discard such a cookie unless its path is "/" (RFC 6265bis section 4.1.3.2).
+        let prefix = pair.trim_ascii_start().get(..HOST_PREFIX.len());
+        let keeps_path = prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(HOST_PREFIX));
+        let mut out = pair.to_vec();
         for part in parts {
-            let attribute = part.trim();
-            match attribute.split_once('=') {
-                Some((name, path)) if name.trim_end().eq_ignore_ascii_case("path") => {
-                    let path = path.trim_start();
-                    let public = if path.starts_with('/') { &self.public_path(path) } else { path };
-                    out.extend(["; ", name, "=", public]);
+            let attribute = part.trim_ascii();
+            let changed = std::str::from_utf8(attribute).ok().and_then(|attribute| {
+                let (name, value) = attribute.split_once('=')?;
+                let (is, value) =
+                    (|known: &str| name.trim_end().eq_ignore_ascii_case(known), value.trim_start());
+                if is("path") && !keeps_path && value.starts_with('/') {
+                    Some(Some((name, self.cookie_path(value))))
+                } else if is("domain") {
+                    Some(self.domain(value)?.map(|public| (name, public.to_owned())))
+                } else {
+                    None
                 }
-                Some((name, domain)) if name.trim_end().eq_ignore_ascii_case("domain") => {
-                    let domain = domain.trim_start();
-                    match self.domain(domain) {
-                        Some(Some(public)) => out.extend(["; ", name, "=", public]),
-                        Some(None) => {}
-                        None => out.extend(["; ", attribute]),
-                    }
+            });
+            match changed {
+                Some(Some((name, value))) => out.extend(format!("; {name}={value}").bytes()),
+                Some(None) => {}
+                None => {
+                    out.extend(b"; ");
+                    out.extend(attribute);
                 }
-                _ => out.extend(["; ", attribute]),
             }
         }
-        (out != text).then(|| HeaderValue::from_str(&out).ok())?
+        (out != value).then(|| HeaderValue::from_bytes(&out).ok())?
+    }
+
+    /// Returns the path for clients of a cookie with the server's `path`.
+    fn cookie_path(&self, path: &str) -> String {
+        match &self.path {
+            // With a slash it would not match a request for the prefix itself (RFC 6265 section 5.1.4).
+            Some((public, server)) if path == "/" && server.is_empty() && !public.is_empty() => {
+                public.clone()
+            }
+            _ => self.public_path(path),
+        }
     }
 
     /// Returns the replacement of a cookie's domain, if it has one.
@@ -307,6 +328,13 @@ fn prefix(text: &str) -> Result<String, InvalidPrefix> {
 fn below<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     let rest = path.strip_prefix(prefix)?;
     (rest.is_empty() || rest.starts_with('/')).then_some(rest)
+}
+
+/// Returns whether a reference that begins with a slash names a host (RFC 3986 section 4.2). Browsers take a backslash for
+/// a slash, and ignore tabs and line breaks (WHATWG URL section 4.4).
+fn names_host(reference: &str) -> bool {
+    let second = reference.bytes().filter(|b| !matches!(b, b'\t' | b'\r' | b'\n')).nth(1);
+    matches!(second, Some(b'/' | b'\\'))
 }
 
 /// Returns what follows `http://` or `https://`, in any case, with whether it is the latter, or what follows `//`.

@@ -150,6 +150,53 @@ fn redirect_never_begins_with_two_slashes() {
 }
 
 #[test]
+fn path_that_browsers_take_for_a_host_is_kept() {
+    let rewrite = paths("/", "/base");
+    for path in ["//evil/x", "/\\evil/x", "/\t/evil/x", "/\t\\evil/x"] {
+        let value = format!("/base{path}");
+        assert_eq!(location(&rewrite, &value), value);
+        let value = format!("http://app2{path}");
+        assert_eq!(location(&rewrite, &value), value);
+        let (mut headers, refresh) = (HeaderMap::new(), format!("0; url=/base{path}"));
+        headers.insert(REFRESH, refresh.parse().unwrap());
+        rewrite.response(&mut headers, None);
+        assert_eq!(headers[REFRESH], refresh);
+    }
+    assert_eq!(location(&rewrite, "/base/x//evil"), "/x//evil");
+}
+
+fn cookie(rewrite: &Rewrite, value: &[u8]) -> Vec<u8> {
+    let mut headers = HeaderMap::new();
+    headers.insert(SET_COOKIE, HeaderValue::from_bytes(value).unwrap());
+    rewrite.response(&mut headers, None);
+    headers[SET_COOKIE].as_bytes().to_vec()
+}
+
+#[test]
+fn cookie_of_the_root_is_sent_with_requests_for_the_prefix() {
+    let rewrite = paths("/app", "/");
+    assert_eq!(cookie(&rewrite, b"a=b; Path=/"), b"a=b; Path=/app");
+    assert_eq!(cookie(&rewrite, b"a=b; Path=/x/"), b"a=b; Path=/app/x/");
+    assert_eq!(cookie(&paths("/", "/"), b"a=b; Path=/"), b"a=b; Path=/");
+    assert_eq!(cookie(&paths("/app", "/base"), b"a=b; Path=/base/"), b"a=b; Path=/app/");
+}
+
+#[test]
+fn cookie_with_the_host_prefix_keeps_its_path() {
+    let rewrite = paths("/app", "/");
+    for kept in ["__Host-id=1; Secure; Path=/", "__host-id=1; Path=/"] {
+        assert_eq!(cookie(&rewrite, kept.as_bytes()), kept.as_bytes());
+    }
+    assert_eq!(cookie(&rewrite, b"__Secure-id=1; Path=/x"), b"__Secure-id=1; Path=/app/x");
+}
+
+#[test]
+fn cookie_with_bytes_that_are_not_utf_8_is_rewritten() {
+    let rewrite = paths("/app", "/base");
+    assert_eq!(cookie(&rewrite, b"a=\xe9; X=\xe9; Path=/base"), b"a=\xe9; X=\xe9; Path=/app");
+}
+
+#[test]
 fn cookies_keep_their_order_and_have_the_public_path_and_domain() {
     let rewrite = paths("/app", "/base")
         .cookie_domain("app.internal", Some("example.com"))
