@@ -113,7 +113,7 @@ where
             }
         };
         let version = request.version();
-        let expect = self.options.forwarded_expect(request.headers());
+        let expect = self.options.forwarded_expect(&request);
         self.options.prepare(&mut request);
         if let Some(expect) = expect {
             request.headers_mut().insert(EXPECT, expect);

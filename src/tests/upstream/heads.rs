@@ -137,6 +137,23 @@ async fn server_that_ignores_an_expectation_gets_the_body_after_a_timeout() {
 }
 
 #[tokio::test]
+async fn expectation_of_http_1_0_is_ignored() {
+    let (script, addr) = Script::new().await;
+    let front = start(to(addr).forward_expect(true).build().unwrap()).await;
+    let server = async {
+        let mut server = script.accept().await;
+        let all = read_until(&mut server, "body").await;
+        server.write_all(OK.as_bytes()).await.unwrap();
+        (server, all)
+    };
+    let request = format!("{}body", EXPECTS.replace("HTTP/1.1", "HTTP/1.0"));
+    let ((_server, all), answer) = tokio::join!(server, exchange(front.addr, request));
+    assert!(!all.contains("expect"), "{all}");
+    assert_eq!(statuses(&answer), [200]);
+    front.stop().await;
+}
+
+#[tokio::test]
 async fn expectation_is_answered_by_the_gateway_unless_it_is_forwarded() {
     let (script, addr) = Script::new().await;
     let front = proxy(&[addr]).await;

@@ -1,7 +1,7 @@
 //! The edits of a request, and the requests that are answered here.
 
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     header::{EXPECT, HOST},
     uri::{Parts, Scheme},
 };
@@ -70,12 +70,12 @@ impl Options {
         *request.headers_mut() = headers;
     }
 
-    /// Returns the value of `Expect` that is forwarded.
-    pub(super) fn forwarded_expect(&self, headers: &HeaderMap) -> Option<HeaderValue> {
-        if !self.forwards_expect {
+    /// Returns the value of `Expect` that is forwarded. That of HTTP/1.0 is ignored (RFC 9110 section 10.1.1).
+    pub(super) fn forwarded_expect<B>(&self, request: &Request<B>) -> Option<HeaderValue> {
+        if !self.forwards_expect || request.version() <= Version::HTTP_10 {
             return None;
         }
-        let expect = headers.get(EXPECT)?;
+        let expect = request.headers().get(EXPECT)?;
         expect.as_bytes().eq_ignore_ascii_case(b"100-continue").then(|| expect.clone())
     }
 }
