@@ -63,7 +63,8 @@ use crate::{
 /// is written to the log of this process, with the target `vestibule::fastcgi` and the fields of the request.
 ///
 /// **Supervision.** php-fpm is supervised like a worker process: if it ends, it is restarted, with growing pauses, and
-/// requests wait for it in the queue. Its processes end when this process ends.
+/// requests wait for it in the queue. Its processes end when this process ends. When the last handle is dropped, it is
+/// stopped after the requests that were called before.
 ///
 /// **Reload.** [`reload`](Self::reload) starts a second php-fpm. When that accepts requests, all new requests go to it,
 /// and the first one is stopped after its last response, at the latest after the request timeout. No request is lost.
@@ -219,7 +220,8 @@ impl<B: HttpBody> Service<Request<B>> for Php {
     /// Queues the request. A handle that is not ready takes a permit if one is free; otherwise the result is
     /// [`Kind::Overloaded`](crate::error::Kind::Overloaded).
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
-        let (shared, pool) = (self.shared.clone(), self.handle.pool().clone());
+        // The handle, so that PHP is not stopped before the request has its response.
+        let (shared, handle) = (self.shared.clone(), self.handle.clone());
         let permit = self.reservation.0.take(&shared.permits, shared.times.queue);
         let request = request.map(Body::new);
         ResponseFuture(Box::pin(async move {
@@ -230,7 +232,7 @@ impl<B: HttpBody> Service<Request<B>> for Php {
                 deadline: request.extensions().get::<Deadline>().map(|deadline| deadline.0),
                 path: request.uri().path().to_owned(),
             };
-            if pool.lock().supervisor.has_failed() {
+            if handle.pool().lock().supervisor.has_failed() {
                 return Err(failed().into());
             }
             exchange.run(request, permit.permit).await
