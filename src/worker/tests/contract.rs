@@ -8,7 +8,11 @@ mod bodies;
 pub(super) mod child;
 pub(super) mod control;
 mod end;
+#[cfg(feature = "process")]
+mod lanes;
 pub(super) mod load;
+#[cfg(feature = "process")]
+mod php;
 mod placement;
 #[cfg(feature = "process")]
 pub(super) mod processes;
@@ -43,12 +47,18 @@ use crate::{BoxError, Error, Request, Response, error::Kind, net::Gate};
 /// | `/stream-hold` | sends "abc", then blocks until released |
 /// | `/stream-panic` | sends "abc", then panics |
 ///
+/// A process also knows `/memory` and `/memory-hold`, which waits until it is released: both take 64 MiB first.
+///
 /// All others, and `/hold` when it is released, answer with the path and the number of the instance:
 /// `/path 0`.
 ///
 /// `/panic` is sent with `POST`, all others with `GET`.
 pub(super) trait Placement: Sized {
     type Handle: Handle;
+
+    /// The number of requests that a worker of [`Settings`] runs at a time. The figures of the pool count each of them as a
+    /// worker.
+    const LANES: usize = 1;
 
     /// A time that a test waits for, and that is sufficient for a response.
     const SHORT: Duration;
@@ -98,6 +108,25 @@ pub(super) trait Placement: Sized {
             *request.method_mut() = Method::POST;
         }
         self.call(request).await
+    }
+
+    /// Occupies `lanes` lanes by requests, which it returns: `/hold0`, `/hold1` and so on.
+    async fn occupy(&mut self, lanes: usize) -> Vec<<Self::Handle as Service<Request>>::Future> {
+        let mut held = Vec::new();
+        for n in 0..lanes {
+            let path = format!("/hold{n}");
+            held.push(self.begin(&path).await);
+            assert_eq!(self.entered().await, path);
+        }
+        held
+    }
+
+    /// Releases the requests of [`occupy`](Self::occupy), and waits for their answers.
+    async fn vacate(&self, held: Vec<<Self::Handle as Service<Request>>::Future>) {
+        for (n, answer) in held.into_iter().enumerate() {
+            self.release(&format!("/hold{n}"));
+            assert_eq!(answer.await.unwrap().status(), 200);
+        }
     }
 
     /// Calls with a path and waits for the answer.
@@ -234,19 +263,51 @@ macro_rules! for_placement {
                 stats_count_all_outcomes
             }
             restart {
-                panic_fails_one_request_and_replaces_one_instance
-                panic_does_not_affect_other_workers
                 failed_rebuild_is_tried_again
                 request_waits_for_slow_rebuild
                 start_refuses_zero_workers
+            }
+            timeout {
+                deadline_aborts_request_and_keeps_worker
+                late_answer_is_never_given_to_another_request
+            }
+            bodies {
+                permit_is_freed_when_streamed_body_has_ended
+                departed_client_frees_worker_that_waits_for_its_application
+                body_past_request_timeout_is_aborted
+                failed_body_ends_with_its_error
+                panic_in_body_is_error_after_bytes_before_it
+            }
+            end {
+                closed_pool_drains_its_queue_and_refuses_new_requests
+                shutdown_past_its_timeout_refuses_queued_requests
+                dropped_handles_let_work_finish_and_workers_exit
+                pause_before_restart_does_not_delay_shutdown
+            }
+            renewal {
+                reload_replaces_all_workers_and_loses_no_request
+                failed_reload_keeps_the_old_workers_and_loses_no_request
+                reload_does_not_wait_for_a_request_of_the_generation_before
+                recycled_workers_lose_no_request
+            }
+        }
+    };
+}
+
+/// The list of the tests for placements whose workers run one request at a time. A worker that runs several is replaced
+/// as a whole, so a fault of one request affects the others.
+macro_rules! with_one_lane {
+    ($(#[$attr:meta])? $placement:ty) => {
+        contract_tests! { $(#[$attr])? $placement:
+            restart {
+                panic_fails_one_request_and_replaces_one_instance
+                panic_does_not_affect_other_workers
             }
             timeout {
                 stuck_worker_is_abandoned_and_replaced
                 stuck_worker_is_replaced_after_its_caller_left
                 stuck_worker_keeps_its_slot_at_bound_of_abandoned
                 stuck_worker_at_bound_continues_when_its_request_ends
-                deadline_aborts_request_and_keeps_worker
-                late_answer_is_never_given_to_another_request
             }
             scale {
                 worker_is_added_for_waiting_request_and_ended_when_idle
@@ -254,26 +315,23 @@ macro_rules! for_placement {
                 workers_that_are_added_may_fail
             }
             bodies {
-                permit_is_freed_when_streamed_body_has_ended
-                departed_client_frees_worker_that_waits_for_its_application
-                body_past_request_timeout_is_aborted
-                failed_body_ends_with_its_error
                 body_that_blocks_its_worker_is_aborted_and_worker_abandoned
-                panic_in_body_is_error_after_bytes_before_it
             }
             end {
-                closed_pool_drains_its_queue_and_refuses_new_requests
-                shutdown_past_its_timeout_refuses_queued_requests
-                dropped_handles_let_work_finish_and_workers_exit
                 closed_pool_restarts_worker_for_queued_requests
-                pause_before_restart_does_not_delay_shutdown
                 abandoned_worker_is_awaited_by_shutdown
             }
-            renewal {
-                reload_replaces_all_workers_and_loses_no_request
-                failed_reload_keeps_the_old_workers_and_loses_no_request
-                reload_does_not_wait_for_a_request_of_the_generation_before
-                recycled_workers_lose_no_request
+        }
+    };
+}
+
+/// The list of the tests for placements whose workers run several requests at a time.
+macro_rules! with_several_lanes {
+    ($(#[$attr:meta])? $placement:ty) => {
+        contract_tests! { $(#[$attr])? $placement:
+            lanes {
+                crash_fails_all_requests_of_its_worker_that_cannot_be_sent_again
+                reloaded_worker_completes_the_requests_of_all_its_lanes
             }
         }
     };
@@ -290,6 +348,7 @@ mod threads {
     use super::*;
 
     for_placement!(placement::InThreads);
+    with_one_lane!(placement::InThreads);
     with_error_of_build!(placement::InThreads);
 }
 
@@ -310,6 +369,7 @@ mod in_processes {
     use super::*;
 
     for_placement!(processes::InProcesses);
+    with_one_lane!(processes::InProcesses);
     with_error_of_build!(processes::InProcesses);
 }
 
@@ -318,6 +378,10 @@ mod in_python {
     use super::*;
 
     for_placement!(
+        #[cfg_attr(not(peer_python3), ignore = "needs python3")]
+        python::InPython
+    );
+    with_one_lane!(
         #[cfg_attr(not(peer_python3), ignore = "needs python3")]
         python::InPython
     );
@@ -335,6 +399,10 @@ mod in_forked_python {
         #[cfg_attr(not(peer_python3), ignore = "needs python3")]
         python::InPython<python::Forked>
     );
+    with_one_lane!(
+        #[cfg_attr(not(peer_python3), ignore = "needs python3")]
+        python::InPython<python::Forked>
+    );
 }
 
 #[cfg(feature = "process")]
@@ -345,8 +413,78 @@ mod in_asgi {
         #[cfg_attr(not(peer_python3), ignore = "needs python3")]
         python::InPython<python::Asgi>
     );
+    with_one_lane!(
+        #[cfg_attr(not(peer_python3), ignore = "needs python3")]
+        python::InPython<python::Asgi>
+    );
     with_error_of_build!(
         #[cfg_attr(not(peer_python3), ignore = "needs python3")]
         python::InPython<python::Asgi>
     );
+}
+
+#[cfg(feature = "process")]
+mod in_threads_of_python {
+    use super::*;
+
+    for_placement!(
+        #[cfg_attr(not(peer_python3), ignore = "needs python3")]
+        python::InPython<python::Threaded>
+    );
+    with_several_lanes!(
+        #[cfg_attr(not(peer_python3), ignore = "needs python3")]
+        python::InPython<python::Threaded>
+    );
+    with_error_of_build!(
+        #[cfg_attr(not(peer_python3), ignore = "needs python3")]
+        python::InPython<python::Threaded>
+    );
+}
+
+#[cfg(feature = "process")]
+mod in_tasks_of_asgi {
+    use super::*;
+
+    for_placement!(
+        #[cfg_attr(not(peer_python3), ignore = "needs python3")]
+        python::InPython<python::AsgiTasks>
+    );
+    with_several_lanes!(
+        #[cfg_attr(not(peer_python3), ignore = "needs python3")]
+        python::InPython<python::AsgiTasks>
+    );
+    with_error_of_build!(
+        #[cfg_attr(not(peer_python3), ignore = "needs python3")]
+        python::InPython<python::AsgiTasks>
+    );
+}
+
+/// PHP offers the queue of a pool, but counts neither refused nor cancelled requests, and refuses queued ones when it is
+/// closed.
+#[cfg(feature = "process")]
+mod in_php {
+    use super::*;
+
+    contract_tests! {
+        #[cfg_attr(not(peer_php), ignore = "apt-get install php-fpm")]
+        php::InPhp:
+        queue {
+            freed_permit_goes_to_waiting_caller
+            reserved_permit_is_not_cloned_and_is_freed_with_its_handle
+            deadline_that_passes_in_queue_is_timeout
+            queue_timeout_before_deadline_is_overload
+            request_past_its_deadline_is_not_run
+            requests_are_begun_in_order
+            request_never_waits_for_busy_worker_while_another_is_idle
+        }
+        restart {
+            start_refuses_zero_workers
+        }
+        bodies {
+            permit_is_freed_when_streamed_body_has_ended
+        }
+        end {
+            dropped_handles_let_work_finish_and_workers_exit
+        }
+    }
 }

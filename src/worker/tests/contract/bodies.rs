@@ -6,7 +6,7 @@ use http_body_util::BodyExt;
 use super::*;
 use crate::Body;
 
-/// Starts a pool with one permit. Returns the body of the response to `path` after its first piece.
+/// Starts a pool with one worker and no queue. Returns the body of the response to `path` after its first piece.
 async fn open<P: Placement>(path: &str, request_timeout: Duration) -> (P, Body) {
     let pool: P = Settings { queue: 0, request_timeout, ..Settings::default() }.start();
     let mut body = pool.get(path).await.unwrap().into_body();
@@ -14,30 +14,40 @@ async fn open<P: Placement>(path: &str, request_timeout: Duration) -> (P, Body) 
     (pool, body)
 }
 
+/// Occupies all lanes but the one of the body, so that there is one permit.
+async fn occupy_others<P: Placement>(pool: &mut P) -> Vec<<P::Handle as Service<Request>>::Future> {
+    pool.entered().await;
+    pool.occupy(P::LANES - 1).await
+}
+
 fn has_permit(pool: &impl Placement) -> bool {
     pool.handle().clone().is_ready()
 }
 
 pub(super) async fn permit_is_freed_when_streamed_body_has_ended<P: Placement>() {
-    let (pool, body) = open::<P>("/stream", LONG).await;
+    let (mut pool, body) = open::<P>("/stream", LONG).await;
+    let others = occupy_others(&mut pool).await;
     assert_eq!(body.len(), P::STREAM_LEFT);
     assert!(!has_permit(&pool), "half of the body was sent");
-    assert_eq!(pool.stats().busy, 1);
+    assert_eq!(pool.stats().busy, P::LANES);
     pool.release("/stream");
     let rest = body.collect().await.unwrap();
     let sum = rest.trailers().map(|trailers| trailers["x-sum"].clone());
     assert_eq!(sum, P::HAS_TRAILERS.then_some(HeaderValue::from_static("6")));
     assert_eq!(rest.to_bytes(), "def");
     assert!(has_permit(&pool));
-    assert_eq!(pool.stats().busy, 0);
+    assert_eq!(pool.stats().busy, P::LANES - 1);
+    pool.vacate(others).await;
     pool.shutdown().await;
 }
 
 pub(super) async fn departed_client_frees_worker_that_waits_for_its_application<P: Placement>() {
-    let (pool, body) = open::<P>("/endless", LONG).await;
+    let (mut pool, body) = open::<P>("/endless", LONG).await;
+    let others = occupy_others(&mut pool).await;
     assert!(!has_permit(&pool));
     drop(body);
     assert_eq!(text(&pool.get("/next").await.unwrap()), "/next 0");
+    pool.vacate(others).await;
     pool.shutdown().await;
 }
 

@@ -150,6 +150,9 @@ async fn serve(mut stream: UnixStream, control: &Control, instance: &str) -> std
             continue;
         }
         control.active.set(control.active.get() + 1);
+        if path.starts_with("/memory") {
+            Box::leak(vec![1u8; 64 << 20].into_boxed_slice());
+        }
         let entered = match path {
             "/fork-hold" => format!("{path} {} {}", process::id(), fork(&stream)),
             "/hold-pid" => format!("{path} {}", process::id()),
@@ -210,15 +213,11 @@ async fn answer(
             path.to_owned()
         }
         "/cwd" => env::current_dir().unwrap().display().to_string(),
-        "/memory" => {
-            Box::leak(vec![1u8; 64 << 20].into_boxed_slice());
-            path.to_owned()
-        }
         _ if path.starts_with("/stream") || ["/endless", "/break"].contains(&path) => {
             stream.write_all(CHUNKED.as_bytes()).await?;
             return stream_rest(stream, control, path).await;
         }
-        _ if path.starts_with("/hold") || path == "/fork-hold" => {
+        _ if path.starts_with("/hold") || ["/fork-hold", "/memory-hold"].contains(&path) => {
             control.wait(path).await;
             format!("{path} {instance}")
         }

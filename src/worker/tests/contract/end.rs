@@ -4,8 +4,7 @@ use super::*;
 
 pub(super) async fn closed_pool_drains_its_queue_and_refuses_new_requests<P: Placement>() {
     let mut pool: P = Settings::default().start();
-    let held = pool.begin("/hold").await;
-    pool.entered().await;
+    let held = pool.occupy(P::LANES).await;
     let queued = [pool.begin("/1").await, pool.begin("/2").await];
     let mut reserved = pool.handle().clone();
     reserved.ready().await.unwrap();
@@ -15,8 +14,7 @@ pub(super) async fn closed_pool_drains_its_queue_and_refuses_new_requests<P: Pla
         assert_eq!(kind(&error), Kind::Overloaded);
         assert_eq!(cause::<Closed>(&error), Closed);
     }
-    pool.release("/hold");
-    assert_eq!(held.await.unwrap().status(), 200);
+    pool.vacate(held).await;
     for answer in queued {
         assert_eq!(answer.await.unwrap().status(), 200);
     }
@@ -26,16 +24,14 @@ pub(super) async fn closed_pool_drains_its_queue_and_refuses_new_requests<P: Pla
 
 pub(super) async fn shutdown_past_its_timeout_refuses_queued_requests<P: Placement>() {
     let mut pool: P = Settings::default().start();
-    let held = pool.begin("/hold").await;
-    pool.entered().await;
+    let held = pool.occupy(P::LANES).await;
     let queued = pool.begin("/queued").await;
     let error: BoxError = pool.handle().shutdown(P::SHORT).await.unwrap_err().into();
     assert_eq!(kind(&error), Kind::Timeout);
-    assert_eq!(cause::<StillRunning>(&error), StillRunning { workers: 1 });
+    assert_eq!(cause::<StillRunning>(&error), StillRunning { workers: P::LANES });
     let error = queued.await.unwrap_err();
     assert_eq!(cause::<Closed>(&error), Closed);
-    pool.release("/hold");
-    assert_eq!(held.await.unwrap().status(), 200);
+    pool.vacate(held).await;
     pool.shutdown().await;
 }
 

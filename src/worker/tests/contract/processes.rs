@@ -53,16 +53,7 @@ impl InProcesses {
         builds: Vec<Build>,
         start: impl FnOnce(&Path) -> Result<Processes, Error>,
     ) -> Result<Self, Error> {
-        let (control, events) = Control::new(builds);
-        let dir = tempfile::tempdir().unwrap();
-        let listener = UnixListener::bind(dir.path().join(CONTROL)).unwrap();
-        let shared = control.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                let shared = shared.clone();
-                thread::spawn(move || attend(&stream.unwrap(), &shared));
-            }
-        });
+        let (control, events, dir) = listen(builds);
         let processes = start(dir.path())?;
         Ok(Self { processes, events, control, _dir: dir })
     }
@@ -70,6 +61,21 @@ impl InProcesses {
     pub(in super::super) fn processes(&self) -> &Processes {
         &self.processes
     }
+}
+
+/// Listens for applications on the socket [`CONTROL`] in a new directory.
+pub(super) fn listen(builds: Vec<Build>) -> (Arc<Control>, Events, TempDir) {
+    let (control, events) = Control::new(builds);
+    let dir = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(dir.path().join(CONTROL)).unwrap();
+    let shared = control.clone();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let shared = shared.clone();
+            thread::spawn(move || attend(&stream.unwrap(), &shared));
+        }
+    });
+    (control, events, dir)
 }
 
 /// Controls one application, until it ends.

@@ -12,6 +12,9 @@ const APPLICATION: &str = include_str!("scripted.py");
 
 /// How a pool runs the application.
 pub(in super::super) trait Mode {
+    /// The number of requests that a process runs at a time.
+    const LANES: usize = 1;
+
     /// Creates the settings of the pool.
     fn builder() -> ProcessesBuilder<Python>;
 }
@@ -24,6 +27,12 @@ pub(in super::super) struct Forked;
 
 /// ASGI, with one request at a time.
 pub(in super::super) struct Asgi;
+
+/// Each process runs requests in several threads.
+pub(in super::super) struct Threaded;
+
+/// Each process runs requests in several tasks of one event loop.
+pub(in super::super) struct AsgiTasks;
 
 impl Mode for Loaded {
     fn builder() -> ProcessesBuilder<Python> {
@@ -40,6 +49,22 @@ impl Mode for Forked {
 impl Mode for Asgi {
     fn builder() -> ProcessesBuilder<Python> {
         asgi("scripted:asgi").threads(1).preload(false)
+    }
+}
+
+impl Mode for Threaded {
+    const LANES: usize = 3;
+
+    fn builder() -> ProcessesBuilder<Python> {
+        wsgi("scripted").threads(Self::LANES).preload(false).env("LANES", "1")
+    }
+}
+
+impl Mode for AsgiTasks {
+    const LANES: usize = 3;
+
+    fn builder() -> ProcessesBuilder<Python> {
+        asgi("scripted:asgi").threads(Self::LANES).preload(false).env("LANES", "1")
     }
 }
 
@@ -64,6 +89,7 @@ impl<M: Mode> InPython<M> {
 impl<M: Mode> Placement for InPython<M> {
     type Handle = Processes;
 
+    const LANES: usize = M::LANES;
     const SHORT: Duration = InProcesses::SHORT;
     const STREAM_LEFT: Option<u64> = Some(3); // of 6 in all
     const HAS_TRAILERS: bool = false;

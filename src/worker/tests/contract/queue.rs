@@ -7,9 +7,7 @@ pub(super) async fn caller_waits_for_permit_and_is_refused_after_queue_timeout<P
     let queue_timeout = Duration::from_secs(1);
     let settings = Settings { workers: 2, queue: 1, queue_timeout, ..Settings::default() };
     let mut pool: P = settings.start();
-    let running = [pool.begin("/hold1").await, pool.begin("/hold2").await];
-    pool.entered().await;
-    pool.entered().await;
+    let running = pool.occupy(2 * P::LANES).await;
     let queued = pool.begin("/queued").await;
 
     let mut waiting = pool.handle().clone();
@@ -20,11 +18,7 @@ pub(super) async fn caller_waits_for_permit_and_is_refused_after_queue_timeout<P
     // The queued request has waited at least as long.
     assert_eq!(kind(&queued.await.unwrap_err()), Kind::Overloaded);
 
-    pool.release("/hold1");
-    pool.release("/hold2");
-    for answer in running {
-        assert_eq!(answer.await.unwrap().status(), 200);
-    }
+    pool.vacate(running).await;
     pool.shutdown().await;
     assert!(!pool.has_entered(), "no other request was run");
     assert_eq!(pool.stats().refused, 2);
@@ -48,18 +42,19 @@ pub(super) async fn request_that_may_not_wait_is_run_by_idle_worker<P: Placement
 
 pub(super) async fn freed_permit_goes_to_waiting_caller<P: Placement>() {
     let mut pool: P = Settings { queue: 0, ..Settings::default() }.start();
-    let held = pool.begin("/hold").await;
-    pool.entered().await;
+    let mut held = pool.occupy(P::LANES).await;
     let mut next = pool.handle().clone();
     assert!(!pool.handle().gate().is_open());
     assert!(!next.is_ready());
-    pool.release("/hold");
-    assert_eq!(held.await.unwrap().status(), 200);
+    pool.release("/hold0");
+    assert_eq!(held.remove(0).await.unwrap().status(), 200);
     assert_eq!(next.ready().await.unwrap().call(get("/")).await.unwrap().status(), 200);
+    (1..P::LANES).for_each(|n| pool.release(&format!("/hold{n}")));
 }
 
 pub(super) async fn reserved_permit_is_not_cloned_and_is_freed_with_its_handle<P: Placement>() {
-    let pool: P = Settings { queue: 0, ..Settings::default() }.start();
+    let mut pool: P = Settings { queue: 0, ..Settings::default() }.start();
+    let others = pool.occupy(P::LANES - 1).await;
     let mut one = pool.handle().clone();
     assert!(one.is_ready());
     let mut two = one.clone();
@@ -69,12 +64,12 @@ pub(super) async fn reserved_permit_is_not_cloned_and_is_freed_with_its_handle<P
     assert_eq!(kind(&refused), Kind::Overloaded);
     drop(one);
     assert_eq!(two.ready().await.unwrap().call(get("/")).await.unwrap().status(), 200);
+    pool.vacate(others).await;
 }
 
 pub(super) async fn cancelled_request_is_never_run_and_frees_its_permit<P: Placement>() {
     let mut pool: P = Settings { queue: 1, ..Settings::default() }.start();
-    let held = pool.begin("/hold").await;
-    assert_eq!(pool.entered().await, "/hold");
+    let held = pool.occupy(P::LANES).await;
     let cancelled = pool.begin("/cancelled").await;
     assert_eq!(pool.stats().queued, 1);
     assert!(!pool.handle().clone().is_ready());
@@ -82,51 +77,44 @@ pub(super) async fn cancelled_request_is_never_run_and_frees_its_permit<P: Place
     assert_eq!((pool.stats().queued, pool.stats().cancelled), (0, 1));
     // Its permit is free at once, while the worker is still busy.
     let next = pool.begin("/next").await;
-    pool.release("/hold");
-    assert_eq!(held.await.unwrap().status(), 200);
+    pool.vacate(held).await;
     assert_eq!(next.await.unwrap().status(), 200);
     assert_eq!(pool.entered().await, "/next");
 }
 
 pub(super) async fn cancelled_requests_do_not_accumulate_in_queue<P: Placement>() {
     let mut pool: P = Settings { queue: 8, ..Settings::default() }.start();
-    let held = pool.begin("/hold").await;
-    pool.entered().await;
+    let held = pool.occupy(P::LANES).await;
     let waiting = [pool.begin("/a").await, pool.begin("/b").await];
     for n in 1..=1000 {
         drop(pool.begin("/cancelled").await);
         assert_eq!((pool.stats().queued, pool.stats().cancelled), (2, n));
     }
-    pool.release("/hold");
-    assert_eq!(held.await.unwrap().status(), 200);
+    pool.vacate(held).await;
     for answer in waiting {
         assert_eq!(answer.await.unwrap().status(), 200);
     }
     pool.shutdown().await;
-    assert_eq!(pool.stats().served, 3);
+    assert_eq!(pool.stats().served, 2 + P::LANES as u64);
 }
 
 pub(super) async fn deadline_that_passes_in_queue_is_timeout<P: Placement>() {
     let mut pool: P = Settings::default().start();
-    let held = pool.begin("/hold").await;
-    pool.entered().await;
+    let held = pool.occupy(P::LANES).await;
     let error = pool.call(with_deadline("/late", P::SHORT)).await.await.unwrap_err();
     assert_eq!(kind(&error), Kind::Timeout);
     assert_eq!(cause::<DeadlineExceeded>(&error), DeadlineExceeded);
-    pool.release("/hold");
-    held.await.unwrap();
+    pool.vacate(held).await;
     pool.shutdown().await;
     assert!(!pool.has_entered(), "it was not run");
 }
 
 pub(super) async fn queue_timeout_before_deadline_is_overload<P: Placement>() {
     let mut pool: P = Settings { queue_timeout: P::SHORT * 5, ..Settings::default() }.start();
-    let held = pool.begin("/hold").await;
-    pool.entered().await;
+    let held = pool.occupy(P::LANES).await;
     let error = pool.call(with_deadline("/late", LONG)).await.await.unwrap_err();
     assert_eq!(kind(&error), Kind::Overloaded);
-    pool.release("/hold");
-    held.await.unwrap();
+    pool.vacate(held).await;
 }
 
 pub(super) async fn request_past_its_deadline_is_not_run<P: Placement>() {
@@ -139,23 +127,25 @@ pub(super) async fn request_past_its_deadline_is_not_run<P: Placement>() {
 
 pub(super) async fn requests_are_begun_in_order<P: Placement>() {
     let mut pool: P = Settings::default().start();
-    let mut answers = vec![pool.begin("/hold").await];
-    pool.entered().await;
+    let mut held = pool.occupy(P::LANES).await;
+    // One lane runs them, while the others are busy.
+    let mut answers = vec![held.pop().unwrap()];
     for path in ["/1", "/2", "/3"] {
         answers.push(pool.begin(path).await);
     }
-    pool.release("/hold");
+    pool.release(&format!("/hold{}", P::LANES - 1));
     for answer in answers {
         answer.await.unwrap();
     }
+    pool.vacate(held).await;
     for path in ["/1", "/2", "/3"] {
         assert_eq!(pool.entered().await, path);
     }
 }
 
 pub(super) async fn request_never_waits_for_busy_worker_while_another_is_idle<P: Placement>() {
-    let workers = 4;
-    let mut pool: P = Settings { workers, ..Settings::default() }.start();
+    let mut pool: P = Settings { workers: 4, ..Settings::default() }.start();
+    let workers = 4 * P::LANES;
     let mut held = Vec::new();
     for busy in 1..workers {
         let path = format!("/hold{busy}");
@@ -176,25 +166,24 @@ pub(super) async fn request_never_waits_for_busy_worker_while_another_is_idle<P:
 
 pub(super) async fn stats_count_all_outcomes<P: Placement>() {
     let mut pool: P = Settings { workers: 2, queue: 2, ..Settings::default() }.start();
+    let workers = 2 * P::LANES;
     let idle = pool.stats();
-    assert_eq!((idle.workers, idle.busy, idle.queued, idle.served), (2, 0, 0, 0));
+    assert_eq!((idle.workers, idle.busy, idle.queued, idle.served), (workers, 0, 0, 0));
     assert_eq!((idle.queue_wait, idle.oldest_wait), (Duration::ZERO, Duration::ZERO));
-    let mut answers = vec![pool.begin("/hold1").await, pool.begin("/hold2").await];
-    pool.entered().await;
-    pool.entered().await;
-    answers.extend([pool.begin("/a").await, pool.begin("/b").await]);
+    let held = pool.occupy(workers).await;
+    let answers = [pool.begin("/a").await, pool.begin("/b").await];
     assert!(pool.handle().clone().call(get("/refused")).await.is_err());
     let full = pool.stats();
-    assert_eq!((full.workers, full.busy, full.queued), (2, 2, 2));
+    assert_eq!((full.workers, full.busy, full.queued), (workers, workers, 2));
     assert_eq!((full.refused, full.served, full.stuck), (1, 0, 0));
     assert!(full.oldest_wait > Duration::ZERO);
-    pool.release("/hold1");
-    pool.release("/hold2");
+    pool.vacate(held).await;
     for answer in answers {
         answer.await.unwrap();
     }
     let done = pool.stats();
-    assert_eq!((done.workers, done.busy, done.queued, done.served), (2, 0, 0, 4));
+    let served = workers as u64 + 2;
+    assert_eq!((done.workers, done.busy, done.queued, done.served), (workers, 0, 0, served));
     assert_eq!((done.panics, done.abandoned, done.cancelled), (0, 0, 0));
     assert!(done.queue_wait > Duration::ZERO);
     assert_eq!(done.oldest_wait, Duration::ZERO);

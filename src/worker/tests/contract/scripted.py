@@ -6,8 +6,11 @@ import select
 import signal
 import socket
 import sys
+import threading
 
 control = instance = None
+# With several lanes: the names that requests wait for, and what is called when the test releases them.
+waiting = [] if "LANES" in os.environ else None
 
 
 def line():
@@ -25,7 +28,13 @@ def say(what, name):
 
 def wait(name):
     """Waits until the test releases it. It is stuck, so it does not end when it is asked to. The signal is blocked, since an
-    exception between two calls of `recv` would lose a byte."""
+    exception between two calls of `recv` would lose a byte. With several lanes only its thread waits."""
+    if waiting is not None:
+        released = threading.Event()
+        waiting.append((name, released.set))
+        say("wait", name)
+        released.wait()
+        return
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     say("wait", name)
     assert line() == "go " + name
@@ -33,6 +42,31 @@ def wait(name):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     except SystemExit:
         pass
+
+
+def listen():
+    """Releases the requests that the test names."""
+    for text in control.makefile():
+        name = text[len("go ") :].rstrip("\n")
+        waiter = next(waiter for waiter in waiting if waiter[0] == name)
+        waiting.remove(waiter)
+        waiter[1]()
+
+
+async def wait_async(name):
+    """Waits like `wait`. With several lanes only its task waits."""
+    if waiting is None:
+        return wait(name)
+    loop = asyncio.get_running_loop()
+    released = loop.create_future()
+
+    def release():
+        if not released.done():
+            released.set_result(None)
+
+    waiting.append((name, lambda: loop.call_soon_threadsafe(release)))
+    say("wait", name)
+    await released
 
 
 def begin():
@@ -46,10 +80,18 @@ def begin():
         os._exit(1)
     if build == "Panic":
         os._exit(101)
+    if waiting is not None:
+        threading.Thread(target=listen, daemon=True).start()
     if build == "Hold":
         wait("/build")
 
 
+def grow():
+    """Takes 64 MiB, which stay in use."""
+    grown.append(b"\1" * (64 << 20))
+
+
+grown = []
 if "FORKED" in os.environ:
     os.register_at_fork(after_in_child=begin)
 else:
@@ -72,22 +114,26 @@ def stream(path):
 
 def application(environ, start_response):
     path = environ["PATH_INFO"]
+    if path.startswith("/memory"):
+        grow()
     say("entered", path)
     if path == "/panic":
         os._exit(101)
     if path.startswith("/stream") or path in ("/endless", "/break"):
         start_response("200 OK", [("Content-Length", "6")] if path == "/stream" else [])
         return stream(path)
-    if path.startswith("/hold"):
+    if path.startswith("/hold") or path == "/memory-hold":
         wait(path)
     start_response("200 OK", [])
     return [("%s %s" % (path, instance)).encode()]
 
 
 async def asgi(scope, receive, send):
-    """The same with ASGI. It blocks its event loop where the other one blocks its thread."""
+    """The same with ASGI. With one lane it blocks its event loop where the other one blocks its thread."""
     assert scope["type"] == "http"
     path = scope["path"]
+    if path.startswith("/memory"):
+        grow()
     say("entered", path)
     if path == "/panic":
         os._exit(101)
@@ -106,11 +152,11 @@ async def asgi(scope, receive, send):
         while path == "/endless":
             await asyncio.sleep(0.005)
             await body(b"", True)
-        wait(path)
+        await wait_async(path)
         if path == "/break":
             raise OSError("the disk is gone")
         return await body(b"" if path == "/stream-hold" else b"def", False)
-    if path.startswith("/hold"):
-        wait(path)
+    if path.startswith("/hold") or path == "/memory-hold":
+        await wait_async(path)
     await start()
     await body(("%s %s" % (path, instance)).encode(), False)
