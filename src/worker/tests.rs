@@ -7,6 +7,8 @@ mod executor;
 #[cfg(feature = "process")]
 mod exhaustion;
 #[cfg(feature = "process")]
+mod php;
+#[cfg(feature = "process")]
 mod processes;
 #[cfg(feature = "process")]
 mod python;

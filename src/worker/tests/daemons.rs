@@ -1,11 +1,15 @@
 //! Tests of processes without requests.
 
-use std::path::Path;
+use std::{env, path::Path};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{sync::mpsc, time::timeout};
 
-use super::{super::*, *};
+use super::{
+    super::*,
+    processes::{ROLE, kill_parent, read_numbers, spawn_role},
+    *,
+};
 
 /// The calls of a daemon's hooks.
 #[derive(Debug, PartialEq)]
@@ -142,4 +146,21 @@ fn start_returns_the_error_of_a_missing_program() {
     assert_eq!(error.kind(), Kind::Internal);
     let error = daemon(Command::new("/bin/true")).instances(0).start().unwrap_err();
     assert_eq!(cause::<NoWorkers>(&error.into()), NoWorkers);
+}
+
+#[test]
+fn daemon_and_its_children_end_with_a_killed_parent() {
+    if env::var_os(ROLE).is_some() {
+        // It ignores SIGTERM and has a child process. The log has its output.
+        let script = "trap '' TERM; sleep 1000 & echo daemon $$ $!; wait";
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stdout);
+        tracing::subscriber::set_global_default(subscriber.finish()).unwrap();
+        let _daemon = daemon(Command::new("/bin/sh").args(["-c", script])).instances(2).start();
+        std::thread::park_timeout(LONG);
+        return;
+    }
+    let (mut program, _files) =
+        spawn_role("daemons::daemon_and_its_children_end_with_a_killed_parent");
+    let pids = read_numbers(&mut program, "daemon ", 4);
+    kill_parent(program, pids);
 }

@@ -8,7 +8,7 @@ use std::{
     collections::HashSet,
     env,
     io::{BufRead, BufReader},
-    os::unix::process::ExitStatusExt,
+    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
     process::{self, Stdio},
     sync::{Arc, Mutex},
 };
@@ -267,6 +267,46 @@ pub(super) fn in_role(test: &str) -> process::Command {
     command
 }
 
+/// The bound for the end of all processes of a pool after its program was killed. The kernel kills workers
+/// (`PR_SET_PDEATHSIG`), and the guardian their groups.
+const ORPHAN_LIFETIME: Duration = Duration::from_secs(2);
+
+/// Kills a program with SIGKILL, and checks that these processes, which run, end within [`ORPHAN_LIFETIME`].
+pub(super) fn kill_parent(mut program: process::Child, pids: impl IntoIterator<Item = u32>) {
+    let pids: Vec<u32> = pids.into_iter().collect();
+    assert!(!pids.is_empty() && pids.iter().all(|pid| is_alive(*pid)), "{pids:?}");
+    let killed_at = Instant::now();
+    program.kill().unwrap();
+    while let Some(alive) = pids.iter().find(|pid| is_alive(**pid)) {
+        assert!(killed_at.elapsed() < ORPHAN_LIFETIME, "{alive} of {pids:?} runs on");
+        std::thread::yield_now();
+    }
+    assert_eq!(program.wait().unwrap().signal(), Some(9));
+}
+
+/// Starts a test of this program in a role, with a directory of its own for temporary files: when it is killed, it cannot
+/// remove them.
+pub(super) fn spawn_role(test: &str) -> (process::Child, tempfile::TempDir) {
+    let files = tempfile::tempdir().unwrap();
+    // The processes of another user look for their files in it, too.
+    std::fs::set_permissions(files.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let program = in_role(test).env("TMPDIR", files.path()).spawn().unwrap();
+    (program, files)
+}
+
+/// Reads lines `PREFIX NUMBER...` of a program until they have named `n` different numbers.
+pub(super) fn read_numbers(program: &mut process::Child, prefix: &str, n: usize) -> HashSet<u32> {
+    let mut found = HashSet::new();
+    let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
+    while found.len() < n {
+        let line = lines.next().expect("the program runs").unwrap();
+        if let Some((_, numbers)) = line.rsplit_once(prefix) {
+            found.extend(numbers.split(' ').filter_map(|number| number.parse::<u32>().ok()));
+        }
+    }
+    found
+}
+
 #[test]
 fn worker_and_its_children_end_with_a_killed_parent() {
     if env::var_os(ROLE).is_some() {
@@ -279,29 +319,11 @@ fn worker_and_its_children_end_with_a_killed_parent() {
         let _ = process(command).workers(2).on_spawn(hook).start();
         return;
     }
-    let mut parent = in_role("processes::worker_and_its_children_end_with_a_killed_parent");
-    // The killed process cannot remove its temporary files.
-    let files = tempfile::tempdir().unwrap();
-    let mut parent = parent.env("TMPDIR", files.path()).spawn().unwrap();
-    let mut pids = HashSet::new();
-    for line in BufReader::new(parent.stdout.take().unwrap()).lines() {
-        let line = line.unwrap();
-        // The hook and the output print the same ids.
-        if let Some((_, numbers)) = line.rsplit_once("worker ") {
-            pids.extend(numbers.split(' ').filter_map(|pid| pid.parse::<u32>().ok()));
-        }
-        if pids.len() == 4 {
-            break;
-        }
-    }
-    assert!(pids.iter().all(|pid| is_alive(*pid)));
-    parent.kill().unwrap();
-    assert_eq!(parent.wait().unwrap().signal(), Some(9));
-    let began = Instant::now();
-    while pids.iter().any(|pid| is_alive(*pid)) {
-        assert!(began.elapsed() < LONG, "{pids:?} live on");
-        std::thread::yield_now();
-    }
+    let test = "processes::worker_and_its_children_end_with_a_killed_parent";
+    let (mut parent, _files) = spawn_role(test);
+    // The hook and the output print the same ids.
+    let pids = read_numbers(&mut parent, "worker ", 4);
+    kill_parent(parent, pids);
 }
 
 #[test]

@@ -1,15 +1,14 @@
 //! Tests of forked workers, and of several workers in one process.
 
-use std::{
-    collections::HashSet,
-    env,
-    io::{BufRead, BufReader},
-};
+use std::env;
 
 use rustix::process::Signal;
 
 use super::{
-    super::processes::{Load, ROLE, hook, in_role, is_alive, kill, next, stop},
+    super::processes::{
+        Load, ROLE, hook, in_role, is_alive, kill, kill_parent, next, read_numbers, spawn_role,
+        stop,
+    },
     *,
 };
 use crate::{conn::testing::Lines, peer::RequestId};
@@ -114,26 +113,9 @@ fn workers_and_their_zygote_end_with_a_killed_parent() {
         return;
     }
     let name = "python::pool::workers_and_their_zygote_end_with_a_killed_parent";
-    // The killed process cannot remove its temporary files.
-    let files = tempfile::tempdir().unwrap();
-    let mut program = in_role(name).env("TMPDIR", files.path()).spawn().unwrap();
-    let mut pids = HashSet::new();
-    for line in BufReader::new(program.stdout.take().unwrap()).lines() {
-        if let Some((_, numbers)) = line.unwrap().rsplit_once("worker ") {
-            pids.extend(numbers.split(' ').map(|pid| pid.parse::<u32>().unwrap()));
-        }
-        if pids.len() == 3 {
-            break;
-        }
-    }
-    assert!(pids.iter().all(|pid| is_alive(*pid)));
-    program.kill().unwrap();
-    program.wait().unwrap();
-    let began = Instant::now();
-    while pids.iter().any(|pid| is_alive(*pid)) {
-        assert!(began.elapsed() < LONG, "{pids:?} live on");
-        std::thread::yield_now();
-    }
+    let (mut program, _files) = spawn_role(name);
+    let pids = read_numbers(&mut program, "worker ", 3);
+    kill_parent(program, pids);
 }
 
 #[tokio::test]

@@ -1,17 +1,14 @@
 //! Workers that become the process from which others are forked.
 
-use std::{
-    collections::HashSet,
-    env,
-    io::{BufRead, BufReader},
-    process::id,
-};
+use std::{collections::HashSet, env, process::id};
 
 use rustix::process::Signal;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::{
-    super::processes::{Load, ROLE, hook, in_role, is_alive, kill, next},
+    super::processes::{
+        Load, ROLE, hook, is_alive, kill, kill_parent, next, read_numbers, spawn_role,
+    },
     pool::parent,
     *,
 };
@@ -332,17 +329,7 @@ fn mould_and_its_workers_end_with_a_killed_parent() {
         });
     }
     let name = "python::refork::mould_and_its_workers_end_with_a_killed_parent";
-    let files = tempfile::tempdir().unwrap();
-    let mut program = in_role(name).env("TMPDIR", files.path()).spawn().unwrap();
-    let mut lines = BufReader::new(program.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let line = lines.find_map(|line| Some(line.rsplit_once("processes ")?.1.to_owned())).unwrap();
-    let pids: Vec<u32> = line.split(' ').map(|pid| pid.parse().unwrap()).collect();
-    assert_eq!((pids.len(), pids.iter().all(|pid| is_alive(*pid))), (3, true));
-    program.kill().unwrap();
-    program.wait().unwrap();
-    let began = Instant::now();
-    while pids.iter().any(|pid| is_alive(*pid)) {
-        assert!(began.elapsed() < LONG, "{pids:?} live on");
-        std::thread::yield_now();
-    }
+    let (mut program, _files) = spawn_role(name);
+    let pids = read_numbers(&mut program, "processes ", 3);
+    kill_parent(program, pids);
 }
