@@ -64,6 +64,28 @@ async fn killed_worker_is_forked_again_and_loses_no_request_that_can_be_sent_aga
 
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
+async fn spawn_hook_is_called_once_for_each_forked_worker_before_it_is_ready() {
+    let (on_event, mut events) = hook::<(&str, WorkerProcess)>();
+    let on_event = Arc::new(on_event);
+    let (on_spawn, on_ready) = (on_event.clone(), on_event);
+    let builder =
+        wsgi("application").workers(1).on_spawn(move |worker| on_spawn(("spawn", worker)));
+    let site = Site::start_with(builder.on_ready(move |worker| on_ready(("ready", worker))));
+    let mut before = None;
+    for number in 0..3 {
+        let ("spawn", worker) = next(&mut events).await else { panic!("it was spawned first") };
+        assert_eq!(next(&mut events).await, ("ready", worker));
+        assert_eq!((worker.number, worker.generation), (number, 0));
+        assert_eq!(text(&site.get("/load").await.unwrap()), format!("/load {}", worker.pid));
+        let zygote = parent(worker.pid);
+        assert_eq!(*before.get_or_insert(zygote), zygote, "the hook is not called for this one");
+        kill(worker.pid, Signal::KILL);
+    }
+    site.pool.shutdown(LONG).await.unwrap();
+}
+
+#[tokio::test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
 async fn workers_outlive_their_zygote_until_they_are_replaced() {
     let (on_ready, mut ready) = hook::<WorkerProcess>();
     let site = Site::start_with(wsgi("application").workers(1).on_ready(on_ready));
