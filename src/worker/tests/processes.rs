@@ -2,6 +2,7 @@
 
 mod crashes;
 mod health;
+mod memory;
 mod replacement;
 
 use std::{
