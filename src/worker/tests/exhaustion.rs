@@ -296,11 +296,13 @@ async fn connect_to_php_without_descriptors(_: Lines) {
 #[test]
 #[cfg_attr(not(peer_root), ignore = "needs root, to become a user with a limit of processes")]
 fn pool_without_processes_starts_workers_later() {
+    run_with("pool_without_processes_starts_workers_later", as_nobody, run_out_of_processes);
+}
+
+/// Runs a scenario as a user whose number of processes the kernel limits, which root is not.
+fn as_nobody(command: &mut process::Command) {
     const NOBODY: u32 = 65_534;
-    let options = |command: &mut process::Command| {
-        command.uid(NOBODY).gid(NOBODY).env("TMPDIR", "/tmp").current_dir("/");
-    };
-    run_with("pool_without_processes_starts_workers_later", options, run_out_of_processes);
+    command.uid(NOBODY).gid(NOBODY).env("TMPDIR", "/tmp").current_dir("/");
 }
 
 async fn run_out_of_processes(lines: Lines) {

@@ -50,6 +50,10 @@ impl Site {
         Self { dir, pool }
     }
 
+    pub(super) fn pool(&self) -> &Processes {
+        &self.pool
+    }
+
     pub(super) async fn call(&self, request: Request) -> Result<Response, BoxError> {
         self.pool.clone().oneshot(request).await
     }

@@ -2,8 +2,9 @@
 
 use std::fs;
 
-use rustix::process::{Resource, Signal, getrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use tokio::{sync::mpsc::error::TryRecvError, time::timeout};
+use tower::ServiceExt;
 
 use super::{
     super::{
@@ -12,7 +13,7 @@ use super::{
         python::Site,
         *,
     },
-    line, run, set_soft_limit,
+    as_nobody, line, run, run_with, set_soft_limit,
 };
 use crate::conn::testing::Lines;
 
@@ -102,6 +103,63 @@ async fn lose_the_descriptor_of_a_worker(lines: Lines) {
         }
     };
     timeout(LONG / 6, others_ended).await.expect("no other process of the site runs");
+    site.end().await;
+}
+
+#[test]
+#[cfg_attr(
+    not(all(peer_root, peer_python3)),
+    ignore = "needs python3, and root, to become a user with a limit of processes"
+)]
+fn zygote_without_processes_forks_later_and_leaks_no_descriptors() {
+    let test = "forks::zygote_without_processes_forks_later_and_leaks_no_descriptors";
+    run_with(test, as_nobody, fork_without_processes);
+}
+
+async fn fork_without_processes(lines: Lines) {
+    let (on_ready, mut ready) = hook();
+    let builder = wsgi("application").workers(1).queue_timeout(LONG).on_ready(on_ready);
+    let site = Site::start_with(builder);
+    let worker = next(&mut ready).await;
+    let (_, zygote) = state_and_parent(worker.pid).expect("it runs");
+    let limit = |current| {
+        let maximum = getrlimit(Resource::Nproc).maximum;
+        let zygote = Pid::from_raw(zygote as i32);
+        prlimit(zygote, Resource::Nproc, Rlimit { current, maximum }).unwrap().current
+    };
+    let failures = || {
+        let lines = lines.of("vestibule::worker");
+        let failed = lines.into_iter().filter(|line| line.contains("cannot start a worker"));
+        failed.collect::<Vec<_>>()
+    };
+    let failed = async |n: usize| {
+        let reached = async {
+            while failures().len() < n {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(LONG, reached).await.expect("it is tried again");
+        let open = |pid: u32| fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+        open(std::process::id()) + open(zygote)
+    };
+    let before = limit(Some(0));
+    let began = Instant::now();
+    kill(worker.pid, Signal::KILL);
+    let few = failed(2).await;
+    let waits = tokio::spawn({
+        let pool = site.pool().clone();
+        async move { pool.oneshot(get("/")).await }
+    });
+    let many = failed(5).await;
+    // The pauses before the last three are 100, 200 and 400 ms at least.
+    assert!(began.elapsed() >= Duration::from_millis(700), "it pauses between attempts");
+    assert!(many <= few + 4, "{few} descriptors have become {many}");
+    // EAGAIN of fork(2).
+    assert!(failures().iter().all(|line| line.contains("Resource temporarily unavailable")));
+    limit(before);
+    let worker = next(&mut ready).await;
+    assert_eq!(state_and_parent(worker.pid).expect("it runs").1, zygote, "it has forked it");
+    assert_eq!(text(&waits.await.unwrap().unwrap()), "/");
     site.end().await;
 }
 
