@@ -192,7 +192,8 @@ impl Sealed for Python {
     fn into_parts(self) -> Result<(Command, process::Protocol), BoxError> {
         let refork = self.refork()?;
         let Self { application, interface, lanes, interpreter, is_preloaded, command, .. } = self;
-        let interpreter = interpreter.map_or_else(find_interpreter, PathBuf::into_os_string);
+        let interpreter = interpreter
+            .map_or_else(|| find_interpreter(env::var_os("VIRTUAL_ENV")), PathBuf::into_os_string);
         let mode = if is_preloaded { "zygote" } else { "worker" };
         let command = command.program(interpreter).args(["-c", BOOTSTRAP, interface]);
         let command = command.args([&*application, mode, &*lanes.to_string(), &*refork]);
@@ -218,9 +219,11 @@ impl Sealed for Python {
     }
 }
 
-/// Returns the interpreter of the virtual environment, or `python3`.
-fn find_interpreter() -> OsString {
-    let in_environment = env::var_os("VIRTUAL_ENV").map(|dir| Path::new(&dir).join("bin/python"));
+/// Returns the interpreter of the virtual environment in this directory, or `python3`. An empty variable counts as one that
+/// is not set.
+fn find_interpreter(virtual_env: Option<OsString>) -> OsString {
+    let virtual_env = virtual_env.filter(|dir| !dir.is_empty());
+    let in_environment = virtual_env.map(|dir| Path::new(&dir).join("bin/python"));
     in_environment.map_or_else(|| "python3".into(), PathBuf::into_os_string)
 }
 
@@ -337,5 +340,17 @@ impl ProcessesBuilder<Python> {
     pub fn configure(mut self, change: impl FnOnce(Command) -> Command) -> Self {
         self.protocol.command = change(self.protocol.command);
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interpreter_is_that_of_the_virtual_environment_or_python3() {
+        assert_eq!(find_interpreter(Some("/srv/venv".into())), "/srv/venv/bin/python");
+        assert_eq!(find_interpreter(None), "python3");
+        assert_eq!(find_interpreter(Some("".into())), "python3");
     }
 }

@@ -10,7 +10,7 @@ mod runtimes;
 mod signals;
 mod zygotes;
 
-use std::{fs, path::Path, sync::Arc};
+use std::{env, fs, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method};
@@ -19,7 +19,11 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 use tower::ServiceExt;
 
-use super::{super::*, *};
+use super::{
+    super::*,
+    processes::{ROLE, in_role},
+    *,
+};
 use crate::{body::FileSlice, peer::Peer, proto::gate::BadHead, semantics::target::OriginalUri};
 
 /// An application whose behaviour depends on the path.
@@ -419,6 +423,24 @@ async fn start_reports_why_an_application_cannot_be_loaded() {
         wsgi("wsgiref").python(Path::new("/no/such/python")).workers(1).start().unwrap_err();
     let error = error.source().unwrap().to_string();
     assert_eq!(error, "cannot start /no/such/python: No such file or directory (os error 2)");
+}
+
+#[test]
+fn interpreter_is_that_of_the_virtual_environment_unless_another_is_set() {
+    const TEST: &str =
+        "python::interpreter_is_that_of_the_virtual_environment_unless_another_is_set";
+    if env::var_os(ROLE).is_some() {
+        let start = |builder: ProcessesBuilder<Python>| {
+            builder.workers(1).start().unwrap_err().source().unwrap().to_string()
+        };
+        let error = start(wsgi("wsgiref"));
+        assert!(error.starts_with("cannot start /no/such/venv/bin/python: "), "{error}");
+        let error = start(wsgi("wsgiref").python("/no/such/python"));
+        assert!(error.starts_with("cannot start /no/such/python: "), "{error}");
+        return;
+    }
+    let output = in_role(TEST).env("VIRTUAL_ENV", "/no/such/venv").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[tokio::test]
