@@ -39,6 +39,9 @@ pub const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Default of [`ProcessesBuilder::stop_timeout`]: 10 s, as in Docker.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Open files for each concurrent request of a process that runs several, 4: two of a worker, and two of its replacement.
+const LANE_FILES: usize = 4;
+
 /// Consecutive exits without a completed request after which a worker is not restarted for [`GIVE_UP_PAUSE`]: 9. With
 /// the pauses between restarts, the last of them is 12.7 s after the first.
 pub(super) const GIVE_UP_FAILURES: u32 = 9;
@@ -328,7 +331,7 @@ impl<P: Protocol> ProcessesBuilder<P> {
         let lanes = protocol.lanes();
         let pool = settings.pool.with_lanes(lanes);
         if lanes > 1 {
-            raise_open_files(pool.max_workers());
+            raise_open_files(pool.max_workers().saturating_mul(LANE_FILES));
         }
         let pool = pool.build(|config| Config {
             backoff,
