@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `(id, environ, body)` | A request. `id`: from 0 to 2<sup>31</sup> - 1, see [`MAX_ID`]. `environ`: a dict of strings. |
 //! | `(3, None)` | The worker, which has no request, becomes the process that forks workers, see below. The descriptor of its control socket is sent in a message of one byte after the frame. |
+//! | `(4, number)` | A check of a worker that has no request. `number` is like an id. |
 //! | `(id,)` | The client of this request has disconnected. The worker may discard the response, but still ends the request. Before the response has begun, it is sent only to a worker that runs several requests at a time. |
 //!
 //! While a worker that runs one request at a time runs a request, the front may send the next ones, and may read them
@@ -39,6 +40,7 @@
 //! | `(6, id, message, traceback)` | [`Failed`](Reply::Failed): the application raised an exception |
 //! | `(7, id, text)` | [`Log`](Reply::Log): output of the application to `wsgi.errors` |
 //! | `(11, id, traceback)` | [`Raised`](Reply::Raised): the application raised an exception after its response |
+//! | `(12, number)` | [`Pong`](Reply::Pong): the answer to a check. It may be late, when the worker has a request again |
 //!
 //! A process may load the application once and fork workers. It has its own socket, sends `(0,)` when it has loaded
 //! the application, and then answers one command after another. A worker that becomes such a process closes the socket of
@@ -62,7 +64,7 @@ mod tests;
 pub use marshal::Fault;
 pub use reply::{BadHead, Head, MAX_FIELDS, Reply};
 pub use request::{
-    RequestBody, RequestEncoder, TooLarge, abort, cancel, fork, reap, refork, request_id,
+    RequestBody, RequestEncoder, TooLarge, abort, cancel, fork, ping, reap, refork, request_id,
 };
 
 /// Maximum size of a frame: 160 KiB. It must be below the kernel's limit for a message, which is the size of a socket's send

@@ -9,11 +9,11 @@ use std::{fmt, sync::Arc, thread, time::Duration};
 pub(super) use self::protocol::SOCKET;
 pub use self::{
     error::{ApplicationError, ExitedEarly, GateError, NotReady},
-    protocol::{HEALTH_TIMEOUT, Http, Protocol},
+    protocol::{Http, Protocol},
     python::{Python, asgi, wsgi},
 };
 use super::{
-    executor::process::{Launch, ProcessExecutor},
+    executor::process::{HealthCheck, Launch, ProcessExecutor},
     processes::Processes,
     settings::{PoolSettings, RESTART_BACKOFF},
     supervisor,
@@ -41,6 +41,13 @@ pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Open files for each concurrent request of a process that runs several, 4: two of a worker, and two of its replacement.
 const LANE_FILES: usize = 4;
+
+/// Default of [`ProcessesBuilder::health_timeout`]: 5 s, in which a process whose memory was swapped out answers.
+pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The interval of checks is at least 10 ms and at most a year: an `Instant` cannot hold an arbitrary `Duration`.
+const MIN_HEALTH_INTERVAL: Duration = Duration::from_millis(10);
+const MAX_HEALTH_INTERVAL: Duration = Duration::from_secs(3600 * 24 * 365);
 
 /// Consecutive exits without a completed request after which a worker is not restarted for [`GIVE_UP_PAUSE`]: 9. With
 /// the pauses between restarts, the last of them is 12.7 s after the first.
@@ -119,6 +126,7 @@ pub struct ProcessesBuilder<P = Http> {
     hooks: Hooks,
     stop_timeout: Duration,
     watches_memory: bool,
+    health_check: HealthCheck,
     /// The protocol between the pool and its workers, and the command.
     protocol: P,
 }
@@ -148,8 +156,14 @@ impl<P: Protocol> ProcessesBuilder<P> {
             fields: ForwardedFields::new(),
             tunnels: TunnelOptions::off(),
         };
-        let (hooks, stop_timeout, watches_memory) = (Hooks::default(), STOP_TIMEOUT, false);
-        Self { settings, hooks, stop_timeout, watches_memory, protocol }
+        Self {
+            settings,
+            hooks: Hooks::default(),
+            stop_timeout: STOP_TIMEOUT,
+            watches_memory: false,
+            health_check: HealthCheck::default(),
+            protocol,
+        }
     }
 
     /// Sets the number of worker processes. The default is the number of cores.
@@ -277,6 +291,37 @@ impl<P: Protocol> ProcessesBuilder<P> {
         self
     }
 
+    /// Checks a process that has had no request for `interval`, and again after each further one. By default there are no
+    /// checks: a process that hangs is replaced when a request exceeds the [request timeout](Self::request_timeout).
+    ///
+    /// The check of [`process`] is that of [`ready_path`](ProcessesBuilder::ready_path). A process of [`wsgi`] or [`asgi`]
+    /// is asked for a reply, which needs no code of the application: it shows a process that is stopped, a thread that holds
+    /// the interpreter's lock, or an event loop that is blocked. A process with a request is never checked. One that fails is
+    /// replaced like a [recycled](Self::recycle_after) one: it is stopped when its replacement is ready. If it has answered
+    /// with another status, it serves requests until then. If it has not answered within the
+    /// [timeout](Self::health_timeout), it gets no request before it answers a check, also if that leaves no other worker.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use vestibule::worker::{self, Command};
+    ///
+    /// let puma = Command::new("puma").args(["--bind", "unix://{socket}"]);
+    /// let site = worker::process(puma).socket_path().health_check(Duration::from_secs(30)).start()?;
+    ///
+    /// let starlette = worker::asgi("app.main:app").health_check(Duration::from_secs(30)).start()?;
+    /// # Ok::<_, vestibule::Error>(())
+    /// ```
+    pub fn health_check(mut self, interval: Duration) -> Self {
+        self.health_check.interval = Some(interval.clamp(MIN_HEALTH_INTERVAL, MAX_HEALTH_INTERVAL));
+        self
+    }
+
+    /// Sets the time in which a process must answer a [check](Self::health_check). The default is [`HEALTH_TIMEOUT`].
+    pub fn health_timeout(mut self, timeout: Duration) -> Self {
+        self.health_check.timeout = timeout;
+        self
+    }
+
     /// Sets the fields that describe the client to the workers. The default is [`ForwardedFields::new`].
     pub fn forwarded_fields(mut self, fields: ForwardedFields) -> Self {
         self.settings.fields = fields;
@@ -323,7 +368,7 @@ impl<P: Protocol> ProcessesBuilder<P> {
     /// [`Kind::Internal`], after all processes have ended. Its source is [`ExitedEarly`], [`NotReady`], an
     /// [`io::Error`](std::io::Error) if a process could not be started, or [`NoWorkers`](super::NoWorkers).
     pub fn start(self) -> Result<Processes, Error> {
-        let Self { settings, hooks, stop_timeout, watches_memory, protocol } = self;
+        let Self { settings, hooks, stop_timeout, watches_memory, health_check, protocol } = self;
         let Settings { start_timeout, drain_timeout, backoff, give_up, recycle, .. } = settings;
         let internal = |error| Error::new(Kind::Internal, error);
         let (refork_after, grace) = (protocol.refork_after(), protocol.grace());
@@ -347,7 +392,6 @@ impl<P: Protocol> ProcessesBuilder<P> {
             refork_after,
             ..config
         })?;
-        let health_check = protocol.health_check();
         let (command, protocol) = protocol.into_parts().map_err(internal)?;
         let launch = Launch {
             command,

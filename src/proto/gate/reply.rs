@@ -82,6 +82,11 @@ pub enum Reply {
         /// The method and path of the request, and the traceback.
         traceback: String,
     },
+    /// The answer to a check.
+    Pong {
+        /// The number of the check.
+        number: u32,
+    },
     /// A worker was forked.
     Forked,
     /// A worker could not be forked.
@@ -187,6 +192,7 @@ impl Reply {
             (9, 3) => Self::Reaped { is_signal: input.boolean()?, number: id(&mut input)? },
             (10, 2) => Self::NotForked { message: input.message()? },
             (11, 3) => Self::Raised { id: id(&mut input)?, traceback: input.message()? },
+            (12, 2) => Self::Pong { number: id(&mut input)? },
             _ => return Err(Fault::Kind),
         };
         input.end()?;
@@ -201,7 +207,11 @@ impl Reply {
     /// Returns the id of its request.
     pub fn id(&self) -> Option<u32> {
         match self {
-            Self::Ready | Self::Forked | Self::NotForked { .. } | Self::Reaped { .. } => None,
+            Self::Ready
+            | Self::Pong { .. }
+            | Self::Forked
+            | Self::NotForked { .. }
+            | Self::Reaped { .. } => None,
             Self::Complete { id, .. }
             | Self::Head { id, .. }
             | Self::Chunk { id, .. }

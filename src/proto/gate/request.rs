@@ -144,6 +144,15 @@ pub fn refork() -> Vec<u8> {
     encoder.0
 }
 
+/// Returns the check of a worker that has no request. Its answer has the same number, at most [`MAX_ID`].
+pub fn ping(number: u32) -> Vec<u8> {
+    let mut encoder = Encoder(Vec::with_capacity(16));
+    encoder.tuple(2);
+    encoder.int(4);
+    encoder.int(number.into());
+    encoder.0
+}
+
 /// Returns the command to reap the worker with this process id.
 pub fn reap(pid: u32) -> Vec<u8> {
     let mut encoder = Encoder(Vec::with_capacity(16));

@@ -22,10 +22,12 @@ const FORKED: &[u8] = b"(\x01\0\0\0i\x08\0\0\0";
 const REAPED: &[u8] = b"(\x03\0\0\0i\x09\0\0\0Ti\x0f\0\0\0";
 const NOT_FORKED: &[u8] = b"(\x02\0\0\0i\x0a\0\0\0u\x01\0\0\0x";
 const RAISED: &[u8] = b"(\x03\0\0\0i\x0b\0\0\0i\x01\0\0\0u\x09\0\0\0Traceback";
+const PONG: &[u8] = b"(\x02\0\0\0i\x0c\0\0\0i\x07\0\0\0";
 
 /// A frame of each kind.
-const ALL: [&[u8]; 12] =
-    [READY, COMPLETE, HEAD, CHUNK, END, FILE, FAILED, LOG, FORKED, REAPED, NOT_FORKED, RAISED];
+const ALL: [&[u8]; 13] = [
+    READY, COMPLETE, HEAD, CHUNK, END, FILE, FAILED, LOG, FORKED, REAPED, NOT_FORKED, RAISED, PONG,
+];
 
 fn decode(frame: &[u8]) -> Result<Reply, Fault> {
     Reply::decode(Bytes::copy_from_slice(frame))
@@ -79,6 +81,7 @@ fn decoder_reads_each_kind_of_frame() {
     assert!(matches!(decode(FORKED), Ok(Reply::Forked)));
     assert!(matches!(decode(REAPED), Ok(Reply::Reaped { is_signal: true, number: 15 })));
     assert!(matches!(decode(NOT_FORKED), Ok(Reply::NotForked { message }) if message == "x"));
+    assert!(matches!(decode(PONG), Ok(Reply::Pong { number: 7 })));
     assert!(
         matches!(decode(RAISED), Ok(Reply::Raised { id: 1, traceback }) if traceback == "Traceback")
     );
@@ -213,6 +216,7 @@ fn encoder_writes_what_marshal_reads() {
     assert_eq!(abort(7), b")\x02i\x07\0\0\0N");
     assert_eq!(fork(), b")\x01i\x01\0\0\0");
     assert_eq!(reap(9), b")\x02i\x02\0\0\0i\x09\0\0\0");
+    assert_eq!(ping(7), b")\x02i\x04\0\0\0i\x07\0\0\0");
 }
 
 #[test]
@@ -239,4 +243,5 @@ fn id_of_a_request_is_found_in_its_frame_alone() {
     assert_eq!(request_id(&frame), Some(MAX_ID));
     assert_eq!(request_id(&frame[..6]), None);
     assert_eq!(request_id(&cancel(7)), None);
+    assert_eq!(request_id(&ping(7)), None);
 }

@@ -9,18 +9,11 @@ use crate::{
     conn::tunnels::TunnelOptions,
     error::BoxError,
     net::process::Command,
-    worker::executor::process::{self, HealthCheck, Ready},
+    worker::executor::process::{self, Ready},
 };
 
 /// Placeholder in arguments for the path of the worker's socket.
 pub(in super::super) const SOCKET: &str = "{socket}";
-
-/// Default of [`ProcessesBuilder::health_timeout`]: 5 s, in which a process whose memory was swapped out answers.
-pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The interval of checks is at least 10 ms and at most a year: an `Instant` cannot hold an arbitrary `Duration`.
-const MIN_HEALTH_INTERVAL: Duration = Duration::from_millis(10);
-const MAX_HEALTH_INTERVAL: Duration = Duration::from_secs(3600 * 24 * 365);
 
 /// Upper bound of the number of concurrent requests of a process, each of which counts as a worker: 1,000.
 pub(super) const MAX_LANES: usize = 1000;
@@ -30,7 +23,7 @@ pub(super) const MAX_LANES: usize = 1000;
 pub trait Protocol: sealed::Sealed + fmt::Debug {}
 
 pub(super) mod sealed {
-    use super::{BoxError, Command, Duration, HealthCheck, process};
+    use super::{BoxError, Command, Duration, process};
 
     pub trait Sealed {
         /// Returns the command of the workers, and the protocol of the executor.
@@ -39,11 +32,6 @@ pub(super) mod sealed {
         /// Returns the number of requests after which a worker becomes the mould.
         fn refork_after(&self) -> Option<u64> {
             None
-        }
-
-        /// Returns when a process is checked.
-        fn health_check(&self) -> HealthCheck {
-            HealthCheck::default()
         }
 
         /// Returns the maximum number of concurrent requests of a process.
@@ -65,13 +53,11 @@ pub struct Http {
     has_path: bool,
     ready: Ready,
     lanes: usize,
-    health_check: HealthCheck,
 }
 
 impl Http {
     pub(super) fn new(command: Command) -> Self {
-        let health_check = HealthCheck::default();
-        Self { command, has_path: false, ready: Ready::Answer, lanes: 1, health_check }
+        Self { command, has_path: false, ready: Ready::Answer, lanes: 1 }
     }
 }
 
@@ -79,7 +65,7 @@ impl Protocol for Http {}
 
 impl sealed::Sealed for Http {
     fn into_parts(self) -> Result<(Command, process::Protocol), BoxError> {
-        let Self { command, has_path, ready, lanes, .. } = self;
+        let Self { command, has_path, ready, lanes } = self;
         if has_path && !command.mentions(SOCKET) {
             return Err(
                 "socket_path() needs {socket} in an argument of the command, for the path of the socket".into()
@@ -90,10 +76,6 @@ impl sealed::Sealed for Http {
 
     fn lanes(&self) -> usize {
         self.lanes
-    }
-
-    fn health_check(&self) -> HealthCheck {
-        self.health_check
     }
 }
 
@@ -108,34 +90,6 @@ impl ProcessesBuilder<Http> {
         let is_path = path.starts_with('/');
         let path = path.parse::<PathAndQuery>().ok().filter(|_| is_path);
         self.protocol.ready = Ready::Path(path.expect("a path begins with a slash"));
-        self
-    }
-
-    /// Checks a process that has had no request for `interval`, and again after each further one. By default there are no
-    /// checks: a process that hangs is replaced when a request exceeds the [request timeout](Self::request_timeout).
-    ///
-    /// The check is that of [`ready_path`](Self::ready_path). A process with a request is never checked. One that fails is
-    /// replaced like a [recycled](Self::recycle_after) one: it is stopped when its replacement is ready. If it has answered
-    /// with another status, it serves requests until then. If it has not answered within the
-    /// [timeout](Self::health_timeout), it gets no request before it answers a check, also if that leaves no other worker.
-    ///
-    /// ```no_run
-    /// use std::time::Duration;
-    /// use vestibule::worker::{self, Command};
-    ///
-    /// let puma = Command::new("puma").args(["--bind", "unix://{socket}"]);
-    /// let site = worker::process(puma).socket_path().health_check(Duration::from_secs(30)).start()?;
-    /// # Ok::<_, vestibule::Error>(())
-    /// ```
-    pub fn health_check(mut self, interval: Duration) -> Self {
-        self.protocol.health_check.interval =
-            Some(interval.clamp(MIN_HEALTH_INTERVAL, MAX_HEALTH_INTERVAL));
-        self
-    }
-
-    /// Sets the time in which a process must answer a [check](Self::health_check). The default is [`HEALTH_TIMEOUT`].
-    pub fn health_timeout(mut self, timeout: Duration) -> Self {
-        self.protocol.health_check.timeout = timeout;
         self
     }
 

@@ -22,13 +22,15 @@ import threading
 import traceback
 
 # Frames to the front.
-READY, COMPLETE, HEAD, CHUNK, END, FILE, FAILED, LOG, FORKED, REAPED, NOT_FORKED, RAISED = range(12)
+READY, COMPLETE, HEAD, CHUNK, END, FILE, FAILED, LOG, FORKED, REAPED, NOT_FORKED, RAISED, PONG = range(13)
 # The body of a request for a WebSocket.
 WEBSOCKET = (3,)
 # A command of the front to the process that forks workers.
 REAP = 2
-# The length of a request, and of the command to a worker to become that process: (3, None).
-REQUEST, REFORK = 3, 2
+# Commands of the front to a worker that has no request: (REFORK, None) to become that process, and (PING, number).
+REFORK, PING = 3, 4
+# The lengths of a request and of such a command.
+REQUEST, COMMAND = 3, 2
 # The length of the command to a process with an event loop to cancel a request that takes too long: (number, None).
 ABORT = 2
 
@@ -408,8 +410,10 @@ class Wsgi:
             frame = front.early or loads(buffer)
             front.early = None
             if len(frame) != REQUEST:
-                if len(frame) == REFORK:
-                    return socket.socket(fileno=front.receive_descriptor())
+                if len(frame) == COMMAND:
+                    if frame[0] == REFORK:
+                        return socket.socket(fileno=front.receive_descriptor())
+                    front.send(PONG, frame[1])
                 continue  # the client disconnected after the response
             number, environ, body = frame
             environ.update(base)
@@ -574,10 +578,19 @@ def serve_asgi(lanes, application):
             frame = marshal.loads(buffer)
             if len(frame) == REQUEST:
                 self.begin(frame)
+            elif len(frame) == COMMAND and frame[1] is not None:
+                self.answer_ping(frame[1])
             elif self.exchange is not None and self.exchange.number == frame[0]:
                 self.exchange.leave()
                 if len(frame) == ABORT and not self.exchange.is_complete:
                     self.exchange.task.cancel()
+
+        def answer_ping(self, number):
+            """Answers a check of the front. If the socket has no space, the front does not read, and will check again."""
+            try:
+                self.try_send(marshal.dumps((PONG, number), 2), None)
+            except OSError:
+                pass  # the front has closed the lane
 
         def begin(self, frame):
             """Begins a request."""

@@ -4,6 +4,7 @@ mod ahead;
 mod asgi;
 mod descriptors;
 mod faults;
+mod health;
 mod pool;
 mod refork;
 mod runtimes;

@@ -17,7 +17,7 @@ use crate::worker::process::HEALTH_TIMEOUT;
 
 /// When a process without requests is checked.
 #[derive(Debug, Clone, Copy)]
-pub struct HealthCheck {
+pub(crate) struct HealthCheck {
     /// The time without a request, and between two checks. `None`: never.
     pub(crate) interval: Option<Duration>,
     /// The time in which the process must answer.

@@ -123,7 +123,7 @@ impl Link {
     pub(super) async fn check(&self) -> Result<(), Unhealthy> {
         match self {
             Self::Http(link) => link.check().await,
-            Self::Gate(_) => Ok(()), // its builder has no checks
+            Self::Gate(link) => link.check().await,
         }
     }
 

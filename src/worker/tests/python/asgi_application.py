@@ -6,6 +6,10 @@ import os
 import resource
 import time
 
+with open("loaded", "a") as loaded:
+    loaded.write("once\n")
+while os.path.exists("hold-load"):
+    time.sleep(0.001)
 waiting = []
 
 
@@ -180,6 +184,12 @@ async def application(scope, receive, send):
         while not os.path.exists("go"):
             time.sleep(0.001)  # without an await: the event loop is blocked
         return await body(b"blocked")
+    if path == "/block-later":
+        await body(b"answered")
+        note("blocked", str(os.getpid()))
+        while not os.path.exists("go"):
+            time.sleep(0.001)
+        return
     if path == "/echo":
         more = True
         while more:

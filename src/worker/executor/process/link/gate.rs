@@ -31,14 +31,14 @@ use super::{
             job::{Answer, Job},
         },
     },
-    ExchangeFailed,
+    ExchangeFailed, Unhealthy,
 };
 use crate::{
     Request,
     conn::{Delivery, log_request},
     error::{BoxError, Error, Kind},
     net::seqpacket::{self, MAX_DESCRIPTORS, SeqPacket},
-    proto::gate::{Fault, Reply, abort, cancel, refork},
+    proto::gate::{Fault, Reply, abort, cancel, ping, refork},
 };
 
 /// The connection to one worker, for one request at a time. The next request may be sent ahead to a worker that reads
@@ -227,6 +227,17 @@ impl GateLink {
     pub(super) async fn log_while_idle(&self) -> GateError {
         let is_sequential = self.0.lock().window.is_sequential();
         if is_sequential { pending().await } else { self.0.log_while_idle().await }
+    }
+
+    /// Checks that the worker, which has no request, reads its socket and answers.
+    pub(super) async fn check(&self) -> Result<(), Unhealthy> {
+        let frames = &self.0;
+        let number = frames.lock().next_id();
+        let answered = match frames.socket.try_send(&ping(number), &[]) {
+            Ok(()) => frames.wait_pong(number).await,
+            Err(error) => Err(GateError::Io(error)), // it has exited, or has read no check for long
+        };
+        answered.map_err(|error| Unhealthy { reason: error.to_string(), has_answered: false })
     }
 
     /// Returns whether the worker has no request and the socket can be used.

@@ -152,6 +152,17 @@ impl FrameSocket {
         }
     }
 
+    /// Waits for the answer to the check `number` of a worker that has no request.
+    pub(super) async fn wait_pong(&self, number: u32) -> Result<(), GateError> {
+        loop {
+            match poll_fn(|cx| self.poll_frame(cx)).await? {
+                (Reply::Pong { number: of }, _) if of == number => return Ok(()),
+                (reply, _) if log_late(&reply) => {}
+                _ => return Err(self.set_violated(Fault::Unsolicited)),
+            }
+        }
+    }
+
     /// Receives the next frame, of any request.
     pub(super) fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Frame> {
         self.receive(&mut self.lock(), cx)
@@ -202,7 +213,8 @@ impl FrameSocket {
     }
 }
 
-/// Logs what an application reports after its response. Returns `false` for other frames.
+/// Logs what an application reports after its response, and ignores the late answer to a check. Returns `false` for other
+/// frames.
 fn log_late(reply: &Reply) -> bool {
     match reply {
         Reply::Log { text, .. } => {
@@ -212,6 +224,7 @@ fn log_late(reply: &Reply) -> bool {
             let message = "an application raised an exception after its response";
             tracing::error!(target: "vestibule::worker", "{message}\n{traceback}");
         }
+        Reply::Pong { .. } => {}
         _ => return false,
     }
     true

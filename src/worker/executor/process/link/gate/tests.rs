@@ -170,3 +170,51 @@ async fn exception_after_a_response_is_logged_while_the_worker_is_idle() {
     assert!(logged[0].contains("ERROR") && logged[0].contains("after its response"), "{logged:?}");
     assert_eq!((logged.len(), link.is_violated()), (1, true));
 }
+
+/// The frame `(12, number)`, the answer to a check.
+fn pong(number: u8) -> [u8; 15] {
+    [b'(', 2, 0, 0, 0, b'i', 12, 0, 0, 0, b'i', number, 0, 0, 0]
+}
+
+#[tokio::test]
+async fn check_waits_for_its_own_answer_and_not_for_a_late_one() {
+    for is_sequential in [true, false] {
+        let (link, worker) = GateLink::new(None, is_sequential).unwrap();
+        let late = link.0.lock().next_id() as u8; // of a check that was given up
+        rustix::io::write(&worker, &pong(late)).unwrap();
+        {
+            let mut check = std::pin::pin!(link.check());
+            let cx = &mut Context::from_waker(Waker::noop());
+            assert!(check.as_mut().poll(cx).is_pending());
+            let mut buffer = [0; 64];
+            let sent = try_recv(&worker, &mut buffer).unwrap();
+            assert_eq!(buffer[..sent.len], ping(u32::from(late) + 1));
+            rustix::io::write(&worker, &pong(late + 1)).unwrap();
+            assert!(check.await.is_ok());
+        }
+        rustix::io::write(&worker, &end(99)).unwrap();
+        assert!(link.check().await.is_err(), "no frame but that is expected");
+        assert!(link.is_violated());
+        drop(worker);
+    }
+}
+
+#[tokio::test]
+async fn late_answer_to_a_check_does_not_affect_the_next_request() {
+    let pair = Pair::new();
+    rustix::io::write(&pair.worker, &pong(1)).unwrap();
+    let id = pair.begin();
+    pair.answer(id);
+    let reply = pair.reply(id).await;
+    assert!(matches!(reply, Some(Ok((Reply::End { id: of }, _))) if of == id));
+    assert!(!pair.frames.lock().is_violated);
+}
+
+#[tokio::test]
+async fn worker_that_reads_no_checks_fails_them_when_its_socket_is_full() {
+    let (link, _worker) = GateLink::new(None, true).unwrap();
+    while link.0.socket.try_send(&ping(0), &[]).is_ok() {}
+    let Err(Unhealthy { has_answered: false, .. }) = link.check().await else {
+        panic!("it has not answered");
+    };
+}
