@@ -14,6 +14,7 @@
 //! | `(3, None)` | The worker, which has no request, becomes the process that forks workers, see below. The descriptor of its control socket is sent in a message of one byte after the frame. |
 //! | `(4, number)` | A check of a worker that has no request. `number` is like an id. |
 //! | `(id,)` | The client of this request has disconnected. The worker may discard the response, but still ends the request. Before the response has begun, it is sent only to a worker that runs several requests at a time. |
+//! | `(id, None)` | This request takes too long: such a worker cancels its task. |
 //!
 //! While a worker that runs one request at a time runs a request, the front may send the next ones, and may read them
 //! back from the socket, oldest first. While there is one in the socket, no `(id,)` is sent.
