@@ -48,24 +48,3 @@ async fn etcd_source_reads_all_keys_again_after_an_invalid_message() {
     drop(source);
     server.stop().await;
 }
-
-#[tokio::test]
-async fn etcd_source_reads_all_keys_again_after_a_restore_from_a_backup() {
-    let reads = Arc::<AtomicUsize>::default();
-    let server = start(service_fn(move |request: Request| {
-        let answer = match request.uri().path() {
-            "/v3/watch" => "{\"result\":{\"header\":{\"revision\":\"5\"},\"created\":true}}\n",
-            _ if reads.fetch_add(1, Relaxed) == 0 => {
-                r#"{"header":{"revision":"9"},"kvs":[{"key":"L2E=","value":"YTox"}]}"#
-            }
-            _ => r#"{"header":{"revision":"5"},"kvs":[{"key":"L2E=","value":"Yjox"}]}"#,
-        };
-        ready(Ok::<_, Infallible>(Response::new(Body::from(answer))))
-    }))
-    .await;
-    let mut source = EtcdSource::new([server.addr.to_string()], "/").unwrap();
-    assert_eq!(next(&mut source).await.unwrap(), set("a:1"));
-    assert_eq!(next(&mut source).await.unwrap(), set("b:1"));
-    drop(source);
-    server.stop().await;
-}

@@ -40,8 +40,7 @@ type Item = Result<Update, BoxError>;
 /// empty value, the rest of the key is the address.
 ///
 /// It reads all keys, and then watches for changes from that revision on, so that none is missed. A broken watch is
-/// resumed from the last revision. If that has been compacted, a message is invalid, or the revision of the store is lower
-/// than before, as after a restore from a backup, all keys are read again.
+/// resumed from the last revision. If that has been compacted, or a message is invalid, all keys are read again.
 /// Servers that are down are skipped. A value that is not a target is ignored, with a warning.
 ///
 /// It uses etcd's JSON gateway (v3.4 and later), over the connections of an [`Upstream`], without TLS.
@@ -176,12 +175,7 @@ impl Watcher {
                 self.watch = None;
                 Ok(false)
             }
-            // A watch from a later revision would wait until the store has reached it, and miss all changes before.
-            Event::Changes { store, .. } if self.revision.is_some_and(|known| store < known) => {
-                self.revision = None;
-                Err(format!("the store is at revision {store}, before the last known one").into())
-            }
-            Event::Changes { revision, changes, .. } => {
+            Event::Changes { revision, changes } => {
                 // The first message of a watch contains the current revision and no change.
                 let is_changed = !changes.is_empty();
                 for change in changes {

@@ -26,8 +26,6 @@ pub(super) enum Event {
         /// That of the last change; 0 without changes.
         revision: u64,
         changes: Vec<Change>,
-        /// That of the store.
-        store: u64,
     },
     /// The requested revision has been compacted.
     Compacted,
@@ -88,7 +86,9 @@ pub(super) fn parse_watch(line: &[u8]) -> Result<Event, BoxError> {
         let reason = result["cancel_reason"].as_str().unwrap_or("no reason");
         return Err(format!("the watch was cancelled: {reason}").into());
     }
-    let store = number(&result["header"]["revision"]).ok_or("a message without revision")?;
+    if number(&result["header"]["revision"]).is_none() {
+        return Err("a message without revision".into());
+    }
     // The header has the revision of the store. A watch that is behind has not got all changes up to it.
     let mut revision = 0;
     let change = |event: &Value| {
@@ -100,7 +100,7 @@ pub(super) fn parse_watch(line: &[u8]) -> Result<Event, BoxError> {
     };
     let changes = result["events"].as_array().into_iter().flatten().map(change);
     let changes = changes.collect::<Result<_, _>>()?;
-    Ok(Event::Changes { revision, changes, store })
+    Ok(Event::Changes { revision, changes })
 }
 
 /// Returns a key and its value. Bytes that are not UTF-8 are replaced, so that such a value is an invalid target beside
@@ -170,7 +170,7 @@ mod tests {
         let changes =
             vec![Change::Put("/a".into(), "b:1 weight=2".into()), Change::Delete("/b".into())];
         // A watch that is behind gets later events, too, so the revision of the store does not count.
-        assert_eq!(parse_watch(events).unwrap(), Event::Changes { revision: 8, changes, store: 9 });
+        assert_eq!(parse_watch(events).unwrap(), Event::Changes { revision: 8, changes });
         let compacted = br#"{"result":{"header":{},"canceled":true,"compact_revision":"5"}}"#;
         assert_eq!(parse_watch(compacted).unwrap(), Event::Compacted);
         for bad in
