@@ -913,16 +913,16 @@ def serve_asgi(lanes, application):
             self.waiting = asyncio.Queue(MAX_WAITING)
             # What the application receives when the client has left.
             self.left = None
-            self.pump = None
+            self.writer = self.pump = None
             self.has_returned = False
             # Cancels the task, once the worker ends.
             self.timer = None
 
         async def run(self):
-            self.reader, self.writer = await asyncio.open_unix_connection(sock=self.sock)
-            self.waiting.put_nowait({"type": "websocket.connect"})
             code = 1000
             try:
+                self.reader, self.writer = await asyncio.open_unix_connection(sock=self.sock)
+                self.waiting.put_nowait({"type": "websocket.connect"})
                 await application(self.scope(), self.receive, self.send)
                 if not self.is_complete:
                     raise RuntimeError("the application has neither accepted nor closed the WebSocket")
@@ -938,7 +938,10 @@ def serve_asgi(lanes, application):
                 if self.timer is not None:
                     self.timer.cancel()
                 await self.flush()
-                await self.close(code)
+                if self.writer is None:  # it was cancelled before it had begun
+                    self.sock.close()
+                else:
+                    await self.close(code)
 
         async def close(self, code):
             try:
@@ -947,11 +950,13 @@ def serve_asgi(lanes, application):
                 if self.pump is not None:
                     await asyncio.wait((self.pump,), timeout=CLOSE_TIMEOUT)  # until the client has closed it, too
                     self.pump.cancel()
+                    await asyncio.wait((self.pump,))  # a stream has one reader at a time
                     # Unread bytes would make the close a reset, which destroys the Close frame.
                     await asyncio.wait_for(self.discard(), CLOSE_TIMEOUT)
             except (OSError, asyncio.TimeoutError):
                 pass
-            self.writer.close()
+            finally:
+                self.writer.close()
 
         def end(self, task):
             """Closes the WebSocket at once. The application receives `websocket.disconnect`, as after a close by the client, and
