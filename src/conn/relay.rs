@@ -137,20 +137,21 @@ impl<I: Io, C: Carrier<I>> Relay<I, C> {
             }
             _ => End::Complete,
         };
-        self.linger = match &end {
-            End::Server(_) if self.down.is_done => Some(Box::new(Linger::new(end, &self.client))),
-            End::Client(_) if self.up.is_done => Some(Box::new(Linger::new(end, &self.server))),
+        let intact = match &end {
+            End::Server(_) if self.down.is_done => &self.client,
+            End::Client(_) if self.up.is_done => &self.server,
             _ => return Poll::Ready(end),
         };
+        // A peer that takes a byte from time to time is idle.
+        let idle = clock::now().checked_add(self.limits.idle_timeout);
+        let deadline = [idle, self.deadline].into_iter().flatten().min();
+        self.linger = Some(Box::new(Linger::new(end, intact, deadline)));
         self.poll_linger(cx)
     }
 
     /// Waits until the peer of the intact connection has taken its bytes.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let Some(linger) = &mut self.linger else { return Poll::Ready(End::Complete) };
-        if self.deadline.is_some_and(|deadline| deadline <= clock::now()) {
-            return Poll::Ready(End::TooLong);
-        }
         ready!(match linger.end {
             End::Server(_) => linger.poll(&mut self.client, cx),
             _ => linger.poll(&mut self.server, cx),
