@@ -238,9 +238,12 @@ enum State<S, F> {
 
 impl<S: HttpService> ResponseFuture<S, S::Future> {
     /// Makes a timeout at or after `deadline` no failure of the endpoint, which has had the request for a small part of its
-    /// time.
+    /// time. A probe of an ejected endpoint that is not answered is always a failure: otherwise the next one would follow
+    /// at once.
     pub(super) fn excuse_deadline(&mut self, deadline: Instant) {
-        if let State::Sent { attempt, .. } = &mut self.0 {
+        if let State::Sent { attempt, in_flight } = &mut self.0
+            && !in_flight.as_ref().is_some_and(InFlight::is_probe)
+        {
             attempt.as_mut().excuse_deadline(deadline);
         }
     }

@@ -46,6 +46,11 @@ impl InFlight {
         Self { endpoint, group, attempt: Some(attempt), started, upload_end: None }
     }
 
+    /// Returns whether it tries an endpoint whose ejection has ended, until its outcome is known.
+    pub(super) fn is_probe(&self) -> bool {
+        self.attempt.as_ref().is_some_and(Attempt::is_probe)
+    }
+
     /// Observes the end of the request's body, unless it is complete: the time in which a client sends it is not the
     /// endpoint's.
     pub(super) fn observe_upload(&mut self, request: &mut Request<Body>) {
