@@ -34,6 +34,7 @@ impl Lane {
         must_leave: impl Fn() -> bool,
     ) -> Result<Option<Work>, Left> {
         let pool = &self.shared.pool;
+        let left = || poll_fn(|_| if must_leave() { Poll::Ready(()) } else { Poll::Pending });
         loop {
             let event = async {
                 match &self.group.health {
@@ -45,7 +46,7 @@ impl Lane {
                 biased;
                 () = child.ended() => return Err(Left::Ended),
                 _ = wait_stopped(stopped) => return Err(Left::Stopped),
-                () = poll_fn(|_| if must_leave() { Poll::Ready(()) } else { Poll::Pending }) => {
+                () = left() => {
                     pool.rest(self.id);
                     return Err(Left::Moved { to: None, work: None });
                 }
@@ -62,6 +63,7 @@ impl Lane {
                 biased;
                 () = child.ended() => return Err(Left::Ended),
                 _ = wait_stopped(stopped) => return Err(Left::Stopped),
+                () = left() => return Err(Left::Moved { to: None, work: None }),
                 () = pool.closed() => {}
                 () = self.attend(event, child.pid()) => {}
             }

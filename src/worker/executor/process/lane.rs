@@ -6,9 +6,10 @@
 //! of the pool.
 
 use std::{
-    future::pending,
+    future::{pending, poll_fn},
     pin::pin,
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -85,8 +86,10 @@ impl Lane {
         mut ahead: Option<Work>,
     ) -> Left {
         let pool = &self.shared.pool;
-        let guest = if here.is_some() { Guest::new().await } else { None };
-        let must_leave = || here.is_some() && guest.as_ref().is_none_or(Guest::must_leave);
+        let mut guest = if here.is_some() { Guest::new().await } else { None };
+        let is_elsewhere = here.is_some();
+        let must_leave =
+            |guest: &Option<Guest>| is_elsewhere && guest.as_ref().is_none_or(Guest::must_leave);
         let Some(process) = self.group.started() else { return Left::Stopped };
         let child = &process.child;
         if let Err(error) = self.link.change_runtime() {
@@ -95,7 +98,7 @@ impl Lane {
         }
         let mut measured_at = Instant::now();
         loop {
-            if must_leave() {
+            if must_leave(&guest) {
                 return Left::Moved { to: None, work: ahead };
             }
             if self.link.may_move()
@@ -106,13 +109,13 @@ impl Lane {
             let work = match ahead.take() {
                 // The worker has begun it, or will, even if it must exit.
                 Some(work) => Some(work),
-                None => match self.next_work(child, &mut stopped, must_leave).await {
+                None => match self.next_work(child, &mut stopped, || must_leave(&guest)).await {
                     Ok(work) => work,
                     Err(left) => return left,
                 },
             };
             let Some(work) = work else { return Left::Stopped };
-            let Some(after) = self.run_job(child, &mut stopped, work).await else {
+            let Some(after) = self.run_job(child, &mut stopped, work, &mut guest).await else {
                 return Left::Stopped;
             };
             ahead = after.ahead;
@@ -133,10 +136,11 @@ impl Lane {
         child: &Child,
         stopped: &mut watch::Receiver<Option<StopReason>>,
         work: Work,
+        guest: &mut Option<Guest>,
     ) -> Option<After> {
         let Work { job, request, .. } = work;
         let _busy = self.group.health.as_ref().map(Health::begin);
-        let (result, has_ended) = self.exchange(child, stopped, request, &job).await?;
+        let (result, has_ended) = self.exchange(child, stopped, request, &job, guest).await?;
         Some(match result {
             Ok(done) => self.finish(child, done, &job, has_ended).await,
             Err(failed) => self.fail(child, failed, &job, has_ended).await,
@@ -151,14 +155,19 @@ impl Lane {
         stopped: &mut watch::Receiver<Option<StopReason>>,
         request: crate::Request,
         job: &Arc<Job>,
+        guest: &mut Option<Guest>,
     ) -> Option<(Result<Done, ExchangeFailed>, bool)> {
         let worker = (self.id, &*self.shared.pool);
         let mut exchange = pin!(exchange(&self.link, worker, request, job));
-        tokio::select! {
-            biased;
-            result = &mut exchange => return Some((result, false)),
-            _ = wait_stopped(stopped) => return None,
-            () = child.ended() => {}
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut exchange => return Some((result, false)),
+                _ = wait_stopped(stopped) => return None,
+                () = child.ended() => break,
+                // The runtime need not wait for a request without a caller.
+                () = has_no_caller(guest.as_ref(), job) => *guest = None,
+            }
         }
         self.link.on_exit();
         child.kill_group(); // its descendants could run forever
@@ -219,6 +228,15 @@ impl Lane {
             }
         }
     }
+}
+
+/// Waits until the runtime of a guest has stopped serving connections and the caller of the job has left.
+async fn has_no_caller(guest: Option<&Guest>, job: &Job) {
+    poll_fn(|cx| match guest {
+        Some(guest) if guest.must_leave() => job.poll_left(cx),
+        _ => Poll::Pending,
+    })
+    .await;
 }
 
 /// Runs a request, from its head to the end of the response's body.

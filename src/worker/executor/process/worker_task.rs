@@ -362,7 +362,7 @@ mod tests {
         });
         let group = first.0.lane.group.clone();
         let starts = tokio::spawn(first.0.run());
-        while !dir.path().join("ready").exists() {
+        while !dir.path().join("ready").exists() || group.started().is_none() {
             tokio::task::yield_now().await;
         }
         first.1.send_replace(Some(StopReason::Requested));

@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use rustix::io::Errno;
 use tokio::{
-    sync::{Mutex, Notify, oneshot, watch},
+    sync::{Mutex, MutexGuard, Notify, oneshot, watch},
     time::timeout,
 };
 
@@ -138,17 +138,26 @@ impl Zygote {
         self.discarded.notify_one();
     }
 
-    /// Forks a worker that inherits `socket`. If the future is dropped, the fork is completed and the worker killed
-    /// and reaped.
+    /// Forks a worker that inherits `socket`. If the future is dropped after the command was sent, the fork is completed,
+    /// and the worker killed and reaped.
     ///
     /// # Errors
     /// [`ExitedEarly`] if the process has ended, or the error of its fork. If this process has no descriptor for the
     /// worker, the process is stopped, and another one must be started.
     pub(super) async fn fork(self: &Arc<Self>, socket: OwnedFd) -> Result<Spawned, BoxError> {
-        let (sender, receiver) = oneshot::channel();
+        let (mut sender, receiver) = oneshot::channel();
         let zygote = self.clone();
         tokio::spawn(async move {
-            let forked = zygote.fork_now(socket).await;
+            let turn = tokio::select! {
+                biased;
+                // Otherwise the process would not end until it has loaded the application.
+                () = sender.closed() => return,
+                turn = zygote.turn() => turn,
+            };
+            let forked = match turn {
+                Ok(_turn) => zygote.fork_now(socket).await,
+                Err(error) => Err(error),
+            };
             if let Err(Ok(unwanted)) = sender.send(forked) {
                 let pid = unwanted.pid().unwrap_or_default();
                 drop(unwanted); // which kills it
@@ -158,7 +167,8 @@ impl Zygote {
         receiver.await.unwrap_or_else(|_| Err("the pool has ended".into()))
     }
 
-    async fn fork_now(&self, socket: OwnedFd) -> Result<Spawned, BoxError> {
+    /// Waits until the process has loaded the application and executes no other command.
+    async fn turn(&self) -> Result<MutexGuard<'_, bool>, BoxError> {
         let mut is_ready = self.is_ready.lock().await;
         if !*is_ready {
             match self.receive().await? {
@@ -166,6 +176,10 @@ impl Zygote {
                 _ => return Err(GateError::from(Fault::Unsolicited).into()),
             }
         }
+        Ok(is_ready)
+    }
+
+    async fn fork_now(&self, socket: OwnedFd) -> Result<Spawned, BoxError> {
         let (stdout, their_stdout) = io::pipe()?;
         let (stderr, their_stderr) = io::pipe()?;
         let fds = [socket.as_fd(), their_stdout.as_fd(), their_stderr.as_fd()];

@@ -89,6 +89,24 @@ fn serving_runtime_ends_after_the_requests_of_others_that_it_exchanges() {
 
 #[test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
+fn serving_runtime_does_not_wait_for_a_request_without_a_caller() {
+    let site = Arc::new(Site::start("application"));
+    let first = runtime();
+    let serving = begin_serving(&first, &site);
+    first.block_on(async {
+        let held = tokio::spawn(load(&site, "/hold-one?x"));
+        site.made("held-x").await;
+        held.abort();
+        assert!(held.await.unwrap_err().is_cancelled());
+        timeout(LONG, serving.end()).await.expect("it does not wait");
+        fs::write(site.dir.path().join("go-x"), "").unwrap();
+        assert!(site.get("/load").await.is_ok());
+        site.pool.shutdown(LONG).await.unwrap();
+    });
+}
+
+#[test]
+#[cfg_attr(not(peer_python3), ignore = "needs python3")]
 fn request_that_is_lost_with_its_runtime_is_bad_gateway() {
     let site = Arc::new(Site::start_bounded(wsgi("application").workers(1), SHORT));
     let (first, other) = (runtime(), runtime());
