@@ -30,12 +30,10 @@ pub(super) async fn request_that_may_not_wait_is_run_by_idle_worker<P: Placement
         assert_eq!(pool.get("/").await.unwrap().status(), 200);
         pool.entered().await;
     }
-    let held = pool.begin("/hold").await;
-    pool.entered().await;
+    let held = pool.occupy(P::LANES).await;
     let refused = pool.get("/refused").await.unwrap_err();
     assert_eq!(kind(&refused), Kind::Overloaded);
-    pool.release("/hold");
-    assert_eq!(held.await.unwrap().status(), 200);
+    pool.vacate(held).await;
     pool.shutdown().await;
     assert!(!pool.has_entered(), "the one was not run");
 }
