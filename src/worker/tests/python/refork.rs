@@ -144,7 +144,6 @@ async fn reforks_and_killed_moulds_lose_no_request() {
         while site.pool.stats().reforks < reforks {
             tokio::task::yield_now().await;
         }
-        let recycled = site.pool.stats().recycled;
         // A mould was a worker. The parent of a worker whose mould was killed is another process of the system.
         let mould = loop {
             while let Ok(worker) = ready.try_recv() {
@@ -155,8 +154,10 @@ async fn reforks_and_killed_moulds_lose_no_request() {
                 break seen.parent;
             }
         };
-        if reforks % 2 == 0 {
-            site.wait_recycled(recycled + 1).await; // all others are replaced
+        let mut forked = HashSet::new();
+        while reforks % 2 == 0 && forked.len() < 2 {
+            let seen = site.see().await; // until all others are replaced
+            forked.extend((seen.parent == mould).then_some(seen.pid));
         }
         kill(mould, Signal::KILL);
         exit_of(mould, &mut exits).await;
