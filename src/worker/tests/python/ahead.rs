@@ -288,12 +288,24 @@ async fn worker_answers_the_request_that_was_sent_ahead_next() {
 #[tokio::test]
 #[cfg_attr(not(peer_python3), ignore = "needs python3")]
 async fn worker_that_finds_two_requests_answers_the_first_one_first() {
+    // Whether a request is sent ahead depends on the duration of those before.
+    let mut ahead = 0;
+    for _ in 0..20 {
+        ahead = find_two_requests().await;
+        if ahead > 0 {
+            break;
+        }
+    }
+    assert!(ahead > 0, "no request is sent ahead");
+}
+
+/// Returns how many of the second requests were sent ahead, at most 3.
+async fn find_two_requests() -> usize {
     let (on_ready, mut ready) = hook::<WorkerProcess>();
     let site = Site::start_with(one_worker().on_ready(on_ready));
     let worker = next(&mut ready).await;
     let mut ahead = 0;
-    for attempt in 0.. {
-        assert!(attempt < 1000, "no request is sent ahead");
+    for _ in 0..200 {
         assert!(site.get("/load").await.is_ok());
         stop(worker.pid);
         let first = site.spawn(get("/load"));
@@ -313,6 +325,7 @@ async fn worker_that_finds_two_requests_answers_the_first_one_first() {
         }
     }
     site.end().await;
+    ahead
 }
 
 #[test]
