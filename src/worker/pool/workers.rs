@@ -15,9 +15,11 @@ use super::{
 };
 #[cfg(feature = "process")]
 use super::{After, Unanswered};
+#[cfg(feature = "process")]
+use crate::policy::restart::after;
 use crate::{
     Request,
-    policy::restart::{Claim, WorkerId, after},
+    policy::restart::{Claim, WorkerId},
 };
 
 impl Pool {
