@@ -25,7 +25,7 @@ struct Runtime {
     id: Id,
     /// The number of its accept loops.
     accept_loops: usize,
-    guests: Arc<Guests>,
+    tasks: Arc<CrossRuntimeTasks>,
 }
 
 /// Declares that the current runtime serves connections, until this value is dropped. Such a runtime is long-lived, has
@@ -39,21 +39,21 @@ impl Serving {
         let mut runtimes = runtimes();
         match runtimes.iter_mut().find(|runtime| runtime.id == id) {
             Some(runtime) => runtime.accept_loops += 1,
-            None => runtimes.push(Runtime { id, accept_loops: 1, guests: Arc::default() }),
+            None => runtimes.push(Runtime { id, accept_loops: 1, tasks: Arc::default() }),
         }
         Self(Some(id))
     }
 
-    /// Declares that the accept loop has ended. If it was the last one of its runtime, waits until the guests of the
-    /// runtime have left.
+    /// Declares that the accept loop has ended. If it was the last one of its runtime, waits until the tasks of the
+    /// runtime that serve clients of others have left.
     pub(crate) async fn end(mut self) {
-        let Some(guests) = self.close() else { return };
-        let mut count = guests.count.subscribe();
-        let _ = count.wait_for(|&count| count == 0).await; // `guests` holds the sender
+        let Some(tasks) = self.close() else { return };
+        let mut count = tasks.count.subscribe();
+        let _ = count.wait_for(|&count| count == 0).await; // `tasks` holds the sender
     }
 
-    /// Removes the accept loop. Returns the guests of its runtime if it was the last one.
-    fn close(&mut self) -> Option<Arc<Guests>> {
+    /// Removes the accept loop. Returns those tasks of its runtime if it was the last one.
+    fn close(&mut self) -> Option<Arc<CrossRuntimeTasks>> {
         let id = self.0.take()?;
         let mut runtimes = runtimes();
         let at = runtimes.iter().position(|runtime| runtime.id == id)?;
@@ -61,12 +61,12 @@ impl Serving {
         if runtimes[at].accept_loops > 0 {
             return None;
         }
-        let guests = runtimes.swap_remove(at).guests;
-        // Before the guests are woken: they must not find the runtime again.
+        let tasks = runtimes.swap_remove(at).tasks;
+        // Before the tasks are woken: they must not find the runtime again.
         ENDS.fetch_add(1, Ordering::Release);
         drop(runtimes);
-        guests.end();
-        Some(guests)
+        tasks.end();
+        Some(tasks)
     }
 }
 
@@ -78,7 +78,7 @@ impl Drop for Serving {
 
 /// The tasks in a runtime that serve clients of other runtimes, too.
 #[derive(Debug, Default)]
-struct Guests {
+struct CrossRuntimeTasks {
     count: watch::Sender<usize>,
     /// The number of the next one.
     next: AtomicU64,
@@ -87,7 +87,7 @@ struct Guests {
     wakers: Mutex<HashMap<u64, Waker>>,
 }
 
-impl Guests {
+impl CrossRuntimeTasks {
     fn wakers(&self) -> MutexGuard<'_, HashMap<u64, Waker>> {
         // Nothing panics while the lock is held.
         self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
@@ -104,25 +104,25 @@ impl Guests {
 /// connections, it must move to another one, or end. [`Serving::end`] waits for that.
 #[cfg_attr(not(feature = "process"), allow(dead_code, reason = "processes need it"))]
 #[derive(Debug)]
-pub(crate) struct Guest {
-    guests: Arc<Guests>,
+pub(crate) struct CrossRuntimeTask {
+    tasks: Arc<CrossRuntimeTasks>,
     number: u64,
 }
 
 #[cfg_attr(not(feature = "process"), allow(dead_code, reason = "processes need it"))]
-impl Guest {
+impl CrossRuntimeTask {
     /// Registers the current task, which is woken when the runtime stops serving connections. Returns `None` if the
     /// runtime does not serve any.
     pub(crate) async fn new() -> Option<Self> {
         poll_fn(|cx| {
-            let guest = Self::current();
-            if let Some(Self { guests, number }) = &guest {
-                guests.wakers().insert(*number, cx.waker().clone());
-                if guests.has_ended.load(Ordering::Acquire) {
+            let task = Self::current();
+            if let Some(Self { tasks, number }) = &task {
+                tasks.wakers().insert(*number, cx.waker().clone());
+                if tasks.has_ended.load(Ordering::Acquire) {
                     cx.waker().wake_by_ref(); // it may have ended before the insertion
                 }
             }
-            Poll::Ready(guest)
+            Poll::Ready(task)
         })
         .await
     }
@@ -131,23 +131,23 @@ impl Guest {
     pub(crate) fn current() -> Option<Self> {
         let id = Handle::try_current().ok()?.id();
         let runtimes = runtimes();
-        let guests = &runtimes.iter().find(|runtime| runtime.id == id)?.guests;
-        guests.count.send_modify(|count| *count += 1);
-        let number = guests.next.fetch_add(1, Ordering::Relaxed);
-        Some(Self { guests: guests.clone(), number })
+        let tasks = &runtimes.iter().find(|runtime| runtime.id == id)?.tasks;
+        tasks.count.send_modify(|count| *count += 1);
+        let number = tasks.next.fetch_add(1, Ordering::Relaxed);
+        Some(Self { tasks: tasks.clone(), number })
     }
 
     /// Returns whether the runtime has stopped serving connections.
     pub(crate) fn must_leave(&self) -> bool {
-        self.guests.has_ended.load(Ordering::Acquire)
+        self.tasks.has_ended.load(Ordering::Acquire)
     }
 }
 
-impl Drop for Guest {
+impl Drop for CrossRuntimeTask {
     fn drop(&mut self) {
-        let waker = self.guests.wakers().remove(&self.number);
+        let waker = self.tasks.wakers().remove(&self.number);
         drop(waker); // without the lock
-        self.guests.count.send_modify(|count| *count -= 1);
+        self.tasks.count.send_modify(|count| *count -= 1);
     }
 }
 

@@ -76,7 +76,7 @@ where
             for other in &*self.others {
                 other.ended().await;
             }
-            // Its guests may still serve connections of other runtimes, which drain them at the same time.
+            // Tasks of this runtime may still serve connections of other runtimes, which drain them at the same time.
             serving.end().await;
         };
         if tokio::time::timeout(shutdown_timeout, ended).await.is_err() {
@@ -217,7 +217,7 @@ mod tests {
     use crate::{
         Request, Response,
         conn::{per_client::PerClientConnections, testing::Lines},
-        net::serving::Guest,
+        net::serving::CrossRuntimeTask,
         peer::Peer,
     };
 
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn shutdown_waits_for_the_guests_of_the_runtime() {
+    async fn shutdown_waits_for_tasks_that_serve_other_runtimes() {
         let timeout = Duration::from_secs(30);
         for leaves in [true, false] {
             let listener = Listener::from(TcpListener::bind("127.0.0.1:0").await.unwrap());
@@ -328,13 +328,13 @@ mod tests {
                 service_fn(|_: Request| std::future::pending::<Result<Response, Infallible>>());
             let accept_loop = accept_loop(service, LIMIT, Arc::default());
             let accept_loop = AcceptLoop { shutdown_timeout: timeout, ..accept_loop };
-            let guest = RefCell::new(None);
-            let stop = async { *guest.borrow_mut() = Guest::new().await };
+            let task = RefCell::new(None);
+            let stop = async { *task.borrow_mut() = CrossRuntimeTask::new().await };
             let began = tokio::time::Instant::now();
             let leave = async {
                 tokio::time::sleep(timeout / 2).await;
-                let guest = guest.borrow_mut().take_if(|_| leaves);
-                assert!(guest.is_none_or(|guest| guest.must_leave()));
+                let task = task.borrow_mut().take_if(|_| leaves);
+                assert!(task.is_none_or(|task| task.must_leave()));
             };
             let (result, ()) = tokio::join!(accept_loop.run(0, listener, stop), leave);
             result.unwrap();

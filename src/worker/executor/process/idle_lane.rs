@@ -25,8 +25,8 @@ use crate::net::process::Child;
 const HUNG_PAUSE: Duration = Duration::from_secs(1);
 
 impl Lane {
-    /// Waits for the next request; `None` if there will be none. Checks the process if it has had none for long. The task
-    /// is woken when it must leave the runtime.
+    /// Waits for the next request. Returns `None` if the pool is closed and has no request left. Meanwhile it checks the
+    /// process, if there are checks. The task is woken when `must_leave` returns `true`, and returns [`Left::Moved`].
     pub(super) async fn next_work(
         &self,
         child: &Child,

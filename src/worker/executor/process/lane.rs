@@ -39,7 +39,7 @@ use crate::{
     conn::Delivery,
     net::{
         process::{Child, memory},
-        serving::Guest,
+        serving::CrossRuntimeTask,
     },
     policy::restart::WorkerId,
 };
@@ -70,7 +70,7 @@ pub(super) enum Left {
     Ended,
     /// It must stop.
     Stopped,
-    /// It continues in another runtime, with the request that it has begun. `None` is the runtime of the pool.
+    /// It continues in the runtime `to`, or in that of the pool if this is `None`. `work` is a request that it has begun.
     Moved { to: Option<Handle>, work: Option<Work> },
     /// The runtime has ended.
     Dropped,
@@ -86,10 +86,11 @@ impl Lane {
         mut ahead: Option<Work>,
     ) -> Left {
         let pool = &self.shared.pool;
-        let mut guest = if here.is_some() { Guest::new().await } else { None };
+        let mut task = if here.is_some() { CrossRuntimeTask::new().await } else { None };
         let is_elsewhere = here.is_some();
-        let must_leave =
-            |guest: &Option<Guest>| is_elsewhere && guest.as_ref().is_none_or(Guest::must_leave);
+        let must_leave = |task: &Option<CrossRuntimeTask>| {
+            is_elsewhere && task.as_ref().is_none_or(CrossRuntimeTask::must_leave)
+        };
         let Some(process) = self.group.started() else { return Left::Stopped };
         let child = &process.child;
         if let Err(error) = self.link.change_runtime() {
@@ -98,7 +99,7 @@ impl Lane {
         }
         let mut measured_at = Instant::now();
         loop {
-            if must_leave(&guest) {
+            if must_leave(&task) {
                 return Left::Moved { to: None, work: ahead };
             }
             if self.link.may_move()
@@ -109,13 +110,13 @@ impl Lane {
             let work = match ahead.take() {
                 // The worker has begun it, or will, even if it must exit.
                 Some(work) => Some(work),
-                None => match self.next_work(child, &mut stopped, || must_leave(&guest)).await {
+                None => match self.next_work(child, &mut stopped, || must_leave(&task)).await {
                     Ok(work) => work,
                     Err(left) => return left,
                 },
             };
             let Some(work) = work else { return Left::Stopped };
-            let Some(after) = self.run_job(child, &mut stopped, work, &mut guest).await else {
+            let Some(after) = self.run_job(child, &mut stopped, work, &mut task).await else {
                 return Left::Stopped;
             };
             ahead = after.ahead;
@@ -136,11 +137,11 @@ impl Lane {
         child: &Child,
         stopped: &mut watch::Receiver<Option<StopReason>>,
         work: Work,
-        guest: &mut Option<Guest>,
+        task: &mut Option<CrossRuntimeTask>,
     ) -> Option<After> {
         let Work { job, request, .. } = work;
         let _busy = self.group.health.as_ref().map(Health::begin);
-        let (result, has_ended) = self.exchange(child, stopped, request, &job, guest).await?;
+        let (result, has_ended) = self.exchange(child, stopped, request, &job, task).await?;
         Some(match result {
             Ok(done) => self.finish(child, done, &job, has_ended).await,
             Err(failed) => self.fail(child, failed, &job, has_ended).await,
@@ -155,7 +156,7 @@ impl Lane {
         stopped: &mut watch::Receiver<Option<StopReason>>,
         request: crate::Request,
         job: &Arc<Job>,
-        guest: &mut Option<Guest>,
+        task: &mut Option<CrossRuntimeTask>,
     ) -> Option<(Result<Done, ExchangeFailed>, bool)> {
         let worker = (self.id, &*self.shared.pool);
         let mut exchange = pin!(exchange(&self.link, worker, request, job));
@@ -166,7 +167,7 @@ impl Lane {
                 _ = wait_stopped(stopped) => return None,
                 () = child.ended() => break,
                 // The runtime need not wait for a request without a caller.
-                () = has_no_caller(guest.as_ref(), job) => *guest = None,
+                () = has_no_caller(task.as_ref(), job) => *task = None,
             }
         }
         self.link.on_exit();
@@ -230,10 +231,10 @@ impl Lane {
     }
 }
 
-/// Waits until the runtime of a guest has stopped serving connections and the caller of the job has left.
-async fn has_no_caller(guest: Option<&Guest>, job: &Job) {
-    poll_fn(|cx| match guest {
-        Some(guest) if guest.must_leave() => job.poll_left(cx),
+/// Waits until the runtime of the task has stopped serving connections and the caller of the job has left.
+async fn has_no_caller(task: Option<&CrossRuntimeTask>, job: &Job) {
+    poll_fn(|cx| match task {
+        Some(task) if task.must_leave() => job.poll_left(cx),
         _ => Poll::Pending,
     })
     .await;

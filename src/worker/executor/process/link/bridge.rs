@@ -16,7 +16,7 @@ use crate::{
         relay::{self, End, ReadBuffer, Relay},
         upgrade::{self, Upgraded},
     },
-    net::serving::Guest,
+    net::serving::CrossRuntimeTask,
 };
 
 /// Capacity of the pipe between the runtimes in each direction: 16 KiB.
@@ -35,9 +35,9 @@ pub(super) fn bridge(mut response: Response, worker: Upgraded) -> Response {
     let client = Upgraded::new(ours, BytesMut::new());
     let mut relay = Relay::<_, ReadBuffer>::new(client, worker, limits);
     let (is_open, mut ended) = oneshot::channel::<()>();
-    let guest = Guest::current();
+    let task = CrossRuntimeTask::current();
     tokio::spawn(async move {
-        let _guest = guest;
+        let _task = task;
         let end = poll_fn(|cx| match relay.poll(cx) {
             Poll::Pending => Pin::new(&mut ended).poll(cx).map(|_| End::Drained),
             Poll::Ready(end) => Poll::Ready(end),
