@@ -65,6 +65,16 @@ pub(crate) struct Times {
     pub(crate) deadline: Option<Instant>,
 }
 
+/// Why the answer of a worker is not needed any more.
+#[cfg(feature = "process")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Departure {
+    /// The caller has left.
+    CallerLeft,
+    /// The job was [aborted](Job::abort): it took too long.
+    Aborted,
+}
+
 struct Cell {
     phase: Phase,
     /// Whether the request was sent ahead to a busy worker and not taken back.
@@ -84,9 +94,9 @@ struct Cell {
 }
 
 impl Cell {
-    /// Has the worker woken when the caller leaves.
+    /// Registers the waker of the worker.
     #[cfg(feature = "process")]
-    fn wake_worker(&mut self, cx: &Context<'_>) {
+    fn register_worker(&mut self, cx: &Context<'_>) {
         match &mut self.worker {
             Some(waker) => waker.clone_from(cx.waker()),
             None => self.worker = Some(cx.waker().clone()),
@@ -151,7 +161,7 @@ impl Job {
         self.limited(self.queue_until())
     }
 
-    /// Returns the time at which the job is refused if no worker has begun it although one was idle.
+    /// Returns the time at which the job is refused if an idle worker was woken for it and has not begun it.
     pub(super) fn expires_with_idle_at(&self) -> Instant {
         self.limited(after(self.queue_until(), IDLE_GRACE))
     }
@@ -329,15 +339,17 @@ impl Job {
         }
     }
 
-    /// Waits until the job is [aborted](Self::abort). Its worker is woken, too, when its caller leaves.
+    /// Waits until the job is [aborted](Self::abort) or its caller has left. The worker is woken for an abort also after the
+    /// caller has left.
     #[cfg(feature = "process")]
-    pub(crate) fn poll_aborted(&self, cx: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_departure(&self, cx: &Context<'_>) -> Poll<Departure> {
         let mut cell = self.lock();
         if cell.is_aborted {
-            return Poll::Ready(());
+            return Poll::Ready(Departure::Aborted);
         }
-        cell.wake_worker(cx);
-        Poll::Pending
+        cell.register_worker(cx);
+        let has_left = matches!(cell.phase, Phase::Ended);
+        if has_left { Poll::Ready(Departure::CallerLeft) } else { Poll::Pending }
     }
 
     pub(crate) fn take_permit(&self) -> Option<OwnedSemaphorePermit> {
@@ -378,7 +390,7 @@ impl Job {
         if matches!(cell.phase, Phase::Ended) {
             return Poll::Ready(());
         }
-        cell.wake_worker(cx);
+        cell.register_worker(cx);
         Poll::Pending
     }
 

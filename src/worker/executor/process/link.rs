@@ -160,9 +160,9 @@ impl Link {
         }
     }
 
-    /// Lets no further request be sent ahead during the current one, whose client reads its response slowly. `release`
-    /// takes back those that were sent ahead, and returns `false` if the worker has begun one. Returns whether it has: then
-    /// the rest of the response has arrived.
+    /// Stops sending requests ahead, since the client of the current one reads its response slowly. The requests that were
+    /// sent ahead are taken back by `release`. That returns `false` if the worker has begun
+    /// one, and this returns `true`: the rest of the current response has arrived.
     pub(super) fn has_read_ahead(&self, release: impl FnOnce() -> bool) -> bool {
         match self {
             Self::Http(_) => false,

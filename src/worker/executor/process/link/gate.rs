@@ -28,7 +28,7 @@ use super::{
         process::{ApplicationError, GateError},
         queue::{
             ahead::Lookahead,
-            job::{Answer, Job},
+            job::{Answer, Departure, Job},
         },
     },
     ExchangeFailed, Unhealthy,
@@ -38,7 +38,7 @@ use crate::{
     conn::{Delivery, log_request},
     error::{BoxError, Error, Kind},
     net::seqpacket::{self, MAX_DESCRIPTORS, SeqPacket},
-    proto::gate::{Fault, Reply, abort, cancel, ping, refork},
+    proto::gate::{Fault, Reply, cancel, ping, refork},
 };
 
 /// The connection to one worker, for one request at a time. The next request may be sent ahead to a worker that reads
@@ -151,19 +151,14 @@ impl GateLink {
     ) -> FirstReply {
         let frames = &self.0;
         let is_concurrent = !frames.lock().window.is_sequential();
-        let (mut has_left, mut is_aborted, mut is_begun) = (false, false, false);
-        let mut upload_error = None;
+        let (mut told, mut is_begun, mut upload_error) = (None, false, None);
         let reply = poll_fn(|cx| {
             if let Some(error) = Upload::poll(upload, cx) {
                 upload_error = Some(error);
             }
-            // If the socket is full, the worker is told after the response has begun.
-            if is_concurrent && !is_aborted && job.poll_aborted(cx).is_ready() {
-                is_aborted = frames.socket.try_send(&abort(id), &[]).is_ok();
-                has_left |= is_aborted;
-            }
-            if is_concurrent && !has_left && job.poll_left(cx).is_ready() {
-                has_left = frames.socket.try_send(&cancel(id), &[]).is_ok();
+            // If the socket is full, `finish_request` sends the frame.
+            if is_concurrent && told != Some(Departure::Aborted) {
+                frames.tell_departure(id, job, &mut told, cx);
             }
             let reply = frames.poll_first_reply(cx, id, job);
             // Not if the response has arrived: the worker can be sent two requests then.
@@ -173,7 +168,7 @@ impl GateLink {
             reply
         });
         let reply = reply.await;
-        FirstReply { has_left, upload_error, reply }
+        FirstReply { has_left: told.is_some(), upload_error, reply }
     }
 
     /// Cancels the request if its response was not read to its end, and waits until the worker has ended it. `release`
@@ -191,11 +186,11 @@ impl GateLink {
             // Fails if the worker has exited.
             let _ = frames.socket.send(&cancel(id), &[]).await;
         }
-        let mut is_aborted = false;
+        let mut told = Some(Departure::CallerLeft);
         while frames.request_in_progress().is_some() {
             let reply = poll_fn(|cx| {
-                if is_concurrent && !is_aborted && job.poll_aborted(cx).is_ready() {
-                    is_aborted = frames.socket.try_send(&abort(id), &[]).is_ok();
+                if is_concurrent && told != Some(Departure::Aborted) {
+                    frames.tell_departure(id, job, &mut told, cx);
                 }
                 frames.poll_reply(cx, id, job)
             });
@@ -210,9 +205,9 @@ impl GateLink {
         }
     }
 
-    /// Lets no further request be sent ahead during the current one, whose client reads its response slowly. `release`
-    /// takes back those that were sent ahead, and returns `false` if the worker has begun one. Returns whether it has: then
-    /// the rest of the response is in the socket, and the response to the other request is behind it.
+    /// Stops sending requests ahead, since the client of the current one reads its response slowly. The requests that were
+    /// sent ahead are taken back by `release`. That returns `false` if the worker has begun
+    /// one, and this returns `true`: the rest of the current response is in the socket, before the next response.
     pub(super) fn has_read_ahead(&self, release: impl FnOnce() -> bool) -> bool {
         let mut state = self.0.lock();
         state.window.close();

@@ -12,14 +12,17 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    super::super::super::super::{process::GateError, queue::job::Job},
+    super::super::super::super::{
+        process::GateError,
+        queue::job::{Departure, Job},
+    },
     log_exception,
     lookahead::Window,
 };
 use crate::{
     conn::log_request,
     net::seqpacket::SeqPacket,
-    proto::gate::{Fault, MAX_FRAME, MAX_ID, Reply},
+    proto::gate::{Fault, MAX_FRAME, MAX_ID, Reply, abort, cancel},
 };
 
 /// A frame of the worker with its descriptor, or the reason why there is none.
@@ -149,6 +152,26 @@ impl FrameSocket {
                 Ok(_) => return self.set_violated(Fault::Unsolicited),
                 Err(error) => return error,
             }
+        }
+    }
+
+    /// Tells a worker that runs several requests at a time that the caller of `id` has left, or that the request takes too
+    /// long, unless it was `told` so before. The caller must poll again until it was told of the latter.
+    pub(super) fn tell_departure(
+        &self,
+        id: u32,
+        job: &Job,
+        told: &mut Option<Departure>,
+        cx: &Context<'_>,
+    ) {
+        let Poll::Ready(departure) = job.poll_departure(cx) else { return };
+        let frame = match departure {
+            Departure::CallerLeft if told.is_some() => return,
+            Departure::CallerLeft => cancel(id),
+            Departure::Aborted => abort(id),
+        };
+        if self.socket.try_send(&frame, &[]).is_ok() {
+            *told = Some(departure);
         }
     }
 
