@@ -258,11 +258,11 @@ impl Rewrite {
             let attribute = part.trim_ascii();
             let changed = std::str::from_utf8(attribute).ok().and_then(|attribute| {
                 let (name, value) = attribute.split_once('=')?;
-                let (is, value) =
-                    (|known: &str| name.trim_end().eq_ignore_ascii_case(known), value.trim_start());
-                if is("path") && !keeps_path && value.starts_with('/') {
+                let value = value.trim_start();
+                let is_named = |known: &str| name.trim_end().eq_ignore_ascii_case(known);
+                if is_named("path") && !keeps_path && value.starts_with('/') {
                     Some(Some((name, self.cookie_path(value))))
-                } else if is("domain") {
+                } else if is_named("domain") {
                     Some(self.domain(value)?.map(|public| (name, public.to_owned())))
                 } else {
                     None

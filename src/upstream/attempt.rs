@@ -33,7 +33,7 @@ const GRACE: Duration = Duration::from_millis(10);
 /// timer is needed for services that do.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct EnforceDeadline {
-    /// The timeout of the attempt, of which the deadline is made; `None` without one, and when the attempt has begun.
+    /// The timeout from which the deadline was computed. `None` if there is none, or once the attempt has begun.
     pub(super) attempt: Option<AttemptTimeout>,
 }
 

@@ -54,7 +54,7 @@ impl Application {
         }
         let workers = self.workers.shutdown(within).await;
         for daemon in &self.daemons {
-            // A daemon that does not end by itself has been killed by then.
+            // A daemon that ignores its stop signal is killed after `STOP_TIMEOUT`.
             daemon.shutdown(within + STOP_TIMEOUT).await?;
         }
         workers

@@ -309,7 +309,7 @@ async fn group_of_a_process_that_has_ended_is_killed_once() {
     let child = Command::new("/bin/true").spawn(None).unwrap().observe().unwrap();
     child.ended().await;
     child.kill_group();
-    // Its id may be that of another group by then.
+    // Another group gets the id of the one that has ended.
     let mut other = process::Command::new("/bin/sleep");
     let mut other = other.arg("1000").process_group(child.pid() as i32).spawn().unwrap();
     child.kill_group();

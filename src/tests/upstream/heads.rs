@@ -120,8 +120,9 @@ async fn body_is_sent_after_the_server_accepts_the_expectation() {
     front.stop().await;
 }
 
-#[tokio::test]
-async fn server_that_ignores_an_expectation_gets_the_body_after_a_timeout() {
+/// Sends a request through a gateway that forwards `Expect`, to a server that answers after the body. Returns what the
+/// server gets, and the response.
+async fn forward_with_expect(request: String) -> (String, String) {
     let (script, addr) = Script::new().await;
     let front = start(to(addr).forward_expect(true).build().unwrap()).await;
     let server = async {
@@ -130,27 +131,24 @@ async fn server_that_ignores_an_expectation_gets_the_body_after_a_timeout() {
         server.write_all(OK.as_bytes()).await.unwrap();
         (server, all)
     };
-    let request = format!("{}body", EXPECTS.replace("Expect", "Connection: close\r\nExpect"));
     let ((_server, all), answer) = tokio::join!(server, exchange(front.addr, request));
-    assert!(all.contains("expect: 100-Continue\r\n") && answer.ends_with("ok"), "{all} {answer}");
     front.stop().await;
+    (all, answer)
+}
+
+#[tokio::test]
+async fn server_that_ignores_an_expectation_gets_the_body_after_a_timeout() {
+    let request = format!("{}body", EXPECTS.replace("Expect", "Connection: close\r\nExpect"));
+    let (all, answer) = forward_with_expect(request).await;
+    assert!(all.contains("expect: 100-Continue\r\n") && answer.ends_with("ok"), "{all} {answer}");
 }
 
 #[tokio::test]
 async fn expectation_of_http_1_0_is_ignored() {
-    let (script, addr) = Script::new().await;
-    let front = start(to(addr).forward_expect(true).build().unwrap()).await;
-    let server = async {
-        let mut server = script.accept().await;
-        let all = read_until(&mut server, "body").await;
-        server.write_all(OK.as_bytes()).await.unwrap();
-        (server, all)
-    };
     let request = format!("{}body", EXPECTS.replace("HTTP/1.1", "HTTP/1.0"));
-    let ((_server, all), answer) = tokio::join!(server, exchange(front.addr, request));
+    let (all, answer) = forward_with_expect(request).await;
     assert!(!all.contains("expect"), "{all}");
     assert_eq!(statuses(&answer), [200]);
-    front.stop().await;
 }
 
 #[tokio::test]
