@@ -297,6 +297,18 @@ mod tests {
         worker::settings::PoolSettings,
     };
 
+    /// Creates the task of a worker, without running it. Returns the sender of its stop, too.
+    fn task(
+        executor: &mut ProcessExecutor,
+        number: u64,
+    ) -> (WorkerTask, watch::Sender<Option<StopReason>>) {
+        let id = WorkerId::of_number(number);
+        let (group, link) = executor.lane(id).unwrap();
+        let (stop, stopped) = watch::channel(None);
+        let lane = Lane { id, shared: executor.shared.clone(), group, link };
+        (WorkerTask::new(lane, stopped), stop)
+    }
+
     #[tokio::test]
     async fn end_of_a_process_announces_no_restart_while_the_pool_starts() {
         let lines = Lines::default();
@@ -323,13 +335,7 @@ mod tests {
         let protocol = Protocol::Http { has_path: true, ready: Ready::Answer, lanes: 2 };
         let launch = Launch::new(Command::new("/bin/sleep").arg("1000"), protocol);
         let mut executor = ProcessExecutor::new(pool, launch).unwrap();
-        let [first, second] = [0, 1].map(|number| {
-            let id = WorkerId::of_number(number);
-            let (group, link) = executor.lane(id).unwrap();
-            let (stop, stopped) = watch::channel(None);
-            let lane = Lane { id, shared: executor.shared.clone(), group, link };
-            (WorkerTask::new(lane, stopped), stop)
-        });
+        let [first, second] = [0, 1].map(|number| task(&mut executor, number));
         let group = first.0.lane.group.clone();
         let starts = tokio::spawn(first.0.run());
         while group.started().is_none() {
@@ -353,13 +359,7 @@ mod tests {
         let command = Command::new("/bin/sh").args(["-c", script]).current_dir(dir.path());
         let mut executor = ProcessExecutor::new(pool, Launch::new(command, protocol)).unwrap();
         // The first one has the socket that the process reads.
-        let [last, first] = [0, 1].map(|number| {
-            let id = WorkerId::of_number(number);
-            let (group, link) = executor.lane(id).unwrap();
-            let (stop, stopped) = watch::channel(None);
-            let lane = Lane { id, shared: executor.shared.clone(), group, link };
-            (WorkerTask::new(lane, stopped), stop)
-        });
+        let [last, first] = [0, 1].map(|number| task(&mut executor, number));
         let group = first.0.lane.group.clone();
         let starts = tokio::spawn(first.0.run());
         while !dir.path().join("ready").exists() || group.started().is_none() {
